@@ -1,0 +1,261 @@
+/**
+ * One `pg` client as a `Session`. This is the adapter to callbacks and timers, and the only place that
+ * knows node-postgres.
+ *
+ * The truth about "sent" is kept per query: node-postgres calls `submit` when it writes a query to the
+ * socket, and queues it before that.
+ *
+ * @internal
+ */
+import { Chunk, Duration, Effect, Option, Stream } from "effect"
+import * as Net from "node:net"
+import * as Pg from "pg"
+import Cursor from "pg-cursor"
+import type { Fate, Notification, Request, Row, Session } from "../../Connector.js"
+import { NoAnswer, SessionError } from "../../Connector.js"
+import type { Host } from "../../Host.js"
+
+/** What node-postgres does not declare, and has had since its version 8. */
+interface Internals {
+  readonly connection: { readonly stream: Net.Socket; _ending: boolean }
+  readonly processID: number | null
+  readonly secretKey: number | null
+}
+
+/** @internal */
+export const internals = (client: Pg.Client): Internals => client as unknown as Internals
+
+/** The frontend message Terminate. */
+const TERMINATE = Buffer.from([0x58, 0, 0, 0, 4])
+
+/** Rows that a stream fetches at a time, as in `@effect/sql-pg`. */
+const FETCH_SIZE = 128
+
+/** A CancelRequest is a courtesy: the server has this long to take it. */
+const CANCEL_TIMEOUT_MILLIS = 5_000
+
+/** A stream that is left early says so to the server, and does not wait longer than this for its answer. */
+const CLOSE_CURSOR_TIMEOUT_MILLIS = 1_000
+
+class TrackedQuery extends Pg.Query {
+  sent = false
+  override submit = (connection: Pg.Connection): void => {
+    this.sent = internals2(connection).stream.writable
+    return Pg.Query.prototype.submit.call(this, connection)
+  }
+}
+
+const internals2 = (connection: Pg.Connection) =>
+  connection as unknown as { readonly stream: Net.Socket }
+
+const isFatal = (cause: unknown): boolean =>
+  typeof cause === "object" &&
+  cause !== null &&
+  (("severity" in cause && (cause.severity === "FATAL" || cause.severity === "PANIC")) ||
+    // The severity is in the server's language; these codes end a session in every language.
+    ("code" in cause && typeof cause.code === "string" && /^57P0[1235]$/.test(cause.code)))
+
+const isServerError = (cause: unknown): boolean => cause instanceof Pg.DatabaseError
+
+const closedByUs = () => new Error("Connection terminated by this client")
+
+/** @internal */
+export class PgSession implements Session {
+  private ended: { readonly cause: unknown } | undefined
+  private inFlight = 0
+  private readonly listeners: Array<(cause: unknown) => void> = []
+
+  constructor(
+    readonly host: Host,
+    readonly openedAt: number,
+    private readonly client: Pg.Client,
+    private readonly queryTimeout: Duration.Duration | undefined
+  ) {
+    // These listeners stay for good: an `error` event without one would end the process.
+    client.on("error", (cause) => this.end(cause))
+    client.on("end", () => this.end(new Error("Connection terminated unexpectedly")))
+  }
+
+  readonly isOpen = (): boolean => this.ended === undefined
+
+  readonly onClose = (listener: (cause: unknown) => void): void => {
+    if (this.ended !== undefined) listener(this.ended.cause)
+    else this.listeners.push(listener)
+  }
+
+  readonly destroy = (): void => {
+    if (this.ended !== undefined) return
+    const { connection } = internals(this.client)
+    const isIdle = this.inFlight === 0
+    this.end(closedByUs())
+    connection._ending = true
+    if (isIdle && connection.stream.writable) {
+      connection.stream.write(TERMINATE)
+      connection.stream.destroySoon()
+    } else {
+      connection.stream.destroy()
+    }
+  }
+
+  readonly execute = (request: Request): Effect.Effect<Row, SessionError> =>
+    this.run(request, (result) =>
+      request.shape === "raw"
+        ? result
+        : Array.isArray(result)
+          ? result.map((_) => _.rows ?? [])
+          : (result.rows ?? [])
+    )
+
+  readonly command = (sql: string): Effect.Effect<string, SessionError> =>
+    this.run({ sql, params: [], shape: "raw" }, (result) => result.command ?? "")
+
+  readonly stream = (request: Request): Stream.Stream<Row, SessionError> =>
+    Stream.unwrapScoped(
+      Effect.gen(this, function* () {
+        if (this.ended !== undefined) return yield* this.failure(this.ended.cause, "NotSent")
+        const cursor = this.client.query(new Cursor<Row>(request.sql, [...request.params]))
+        this.inFlight++
+        let exhausted = false
+        yield* Effect.addFinalizer(() =>
+          Effect.zipRight(
+            exhausted || this.ended !== undefined ? Effect.void : this.closeCursor(cursor),
+            Effect.sync(() => this.inFlight--)
+          )
+        )
+        return Stream.repeatEffectChunkOption(
+          Effect.async<Chunk.Chunk<Row>, Option.Option<SessionError>>((resume) => {
+            cursor.read(FETCH_SIZE, (cause, rows) => {
+              if (cause instanceof Error) {
+                exhausted = true
+                resume(Effect.mapError(this.failed(cause, true), Option.some))
+              } else if (rows.length > 0) {
+                resume(Effect.succeed(Chunk.unsafeFromArray(rows)))
+              } else {
+                exhausted = true
+                resume(Effect.fail(Option.none()))
+              }
+            })
+          })
+        )
+      })
+    )
+
+  get notifications(): Stream.Stream<Notification, SessionError> {
+    return Stream.asyncPush<Notification, SessionError>((emit) =>
+      Effect.acquireRelease(
+        Effect.sync(() => {
+          const listener = (message: Pg.Notification) =>
+            emit.single({ channel: message.channel, payload: message.payload ?? "" })
+          this.client.on("notification", listener)
+          this.onClose((cause) => emit.fail(new SessionError({ cause, fate: "Unanswered" })))
+          return listener
+        }),
+        (listener) => Effect.sync(() => this.client.off("notification", listener))
+      )
+    )
+  }
+
+  /** The session is over: from here on it is used for nothing. */
+  private end(cause: unknown): void {
+    if (this.ended !== undefined) return
+    this.ended = { cause }
+    for (const listener of this.listeners.splice(0)) listener(cause)
+  }
+
+  private failure(cause: unknown, fate: Fate): Effect.Effect<never, SessionError> {
+    return Effect.fail(new SessionError({ cause, fate }))
+  }
+
+  private failed(cause: unknown, sent: boolean): Effect.Effect<never, SessionError> {
+    if (isFatal(cause)) this.end(cause)
+    // A server's ERROR is its answer; so is what the driver refuses to encode while the session lives.
+    const isAnswer = !isFatal(cause) && (isServerError(cause) || this.ended === undefined)
+    return this.failure(cause, isAnswer ? "Answered" : sent ? "Unanswered" : "NotSent")
+  }
+
+  private run<A>(
+    request: Request,
+    f: (result: Pg.QueryArrayResult & Pg.QueryResult) => A
+  ): Effect.Effect<A, SessionError> {
+    return Effect.async<A, SessionError>((resume) => {
+      if (this.ended !== undefined) {
+        return resume(this.failure(this.ended.cause, "NotSent"))
+      }
+      let done = false
+      let timer: NodeJS.Timeout | undefined
+      const finish = (result: Effect.Effect<A, SessionError>): void => {
+        if (done) return
+        done = true
+        this.inFlight--
+        if (timer !== undefined) clearTimeout(timer)
+        resume(result)
+      }
+      const query: TrackedQuery = new TrackedQuery(
+        {
+          text: request.sql,
+          values: [...request.params],
+          ...(request.shape === "values" ? { rowMode: "array" } : undefined)
+        },
+        undefined,
+        (cause: Error | undefined, result: Pg.QueryArrayResult & Pg.QueryResult) =>
+          finish(cause ? this.failed(cause, query.sent) : Effect.succeed(f(result)))
+      )
+      this.inFlight++
+      this.client.query(query)
+      if (this.queryTimeout !== undefined) {
+        const timeout = this.queryTimeout
+        timer = setTimeout(() => {
+          const sent = query.sent
+          this.retire(sent, new NoAnswer({ timeout }))
+          finish(this.failure(new NoAnswer({ timeout }), sent ? "Unanswered" : "NotSent"))
+        }, Duration.toMillis(timeout))
+      }
+      return Effect.sync(() => {
+        if (done) return
+        done = true
+        if (timer !== undefined) clearTimeout(timer)
+        this.retire(query.sent, new Error("The statement on this connection was interrupted"))
+      })
+    })
+  }
+
+  /** Gives up a connection with a statement in flight, and asks the server to cancel exactly that one. */
+  private retire(sent: boolean, cause: Error): void {
+    if (this.ended !== undefined) return
+    if (sent) this.cancel()
+    this.end(cause)
+    const { connection } = internals(this.client)
+    connection._ending = true
+    connection.stream.destroy()
+  }
+
+  private cancel(): void {
+    const { processID, secretKey } = internals(this.client)
+    if (processID === null || secretKey === null) return
+    const message = Buffer.alloc(16)
+    message.writeInt32BE(16, 0)
+    message.writeInt32BE(80_877_102, 4)
+    message.writeInt32BE(processID, 8)
+    message.writeInt32BE(secretKey, 12)
+    const socket = Net.connect(this.host.port, this.host.host)
+    socket.unref()
+    socket.setTimeout(CANCEL_TIMEOUT_MILLIS, () => socket.destroy())
+    socket.on("error", () => socket.destroy())
+    // The server answers by closing: then the request has been seen.
+    socket.on("end", () => socket.destroy())
+    socket.write(message)
+  }
+
+  private closeCursor(cursor: Cursor<Row>): Effect.Effect<void> {
+    return Effect.async<void>((resume) => {
+      const timer = setTimeout(() => {
+        this.retire(true, new Error("The stream on this connection was interrupted"))
+        resume(Effect.void)
+      }, CLOSE_CURSOR_TIMEOUT_MILLIS)
+      cursor.close(() => {
+        clearTimeout(timer)
+        resume(Effect.void)
+      })
+    })
+  }
+}

@@ -1,0 +1,122 @@
+/**
+ * The `SqlClient` over a `Runner`. Built from `Statement.make` instead of `SqlClient.make`, whose
+ * transactions die on a lost connection and share one tag between all clients.
+ *
+ * @internal
+ */
+import { Reactivity } from "@effect/experimental"
+import type { SqlConnection, SqlError } from "@effect/sql"
+import { SqlClient, Statement } from "@effect/sql"
+import { Context, Effect, Stream } from "effect"
+import type { Session } from "../Connector.js"
+import { SessionError } from "../Connector.js"
+import { ConfigurationError } from "../Errors.js"
+import * as Classifier from "../ErrorClassifier.js"
+import type { Runner, TransformRows } from "./runner.js"
+import { answered, connectionOn, transformChunk } from "./runner.js"
+import type { Frame } from "./transaction.js"
+import * as Transaction from "./transaction.js"
+
+/** Each client has its own tag, and this tells them apart. */
+let clients = 0
+
+/** @internal */
+export const make = (options: {
+  readonly runner: Runner
+  readonly compiler: Statement.Compiler
+  readonly transformRows: TransformRows
+  readonly spanAttributes: ReadonlyArray<readonly [string, unknown]>
+}): Effect.Effect<SqlClient.SqlClient, never, Reactivity.Reactivity> =>
+  Effect.gen(function* () {
+    const { compiler, runner, spanAttributes, transformRows } = options
+    const reactivity = yield* Reactivity.Reactivity
+    const owner = Symbol("effect-failover/client")
+    const tag: Transaction.FrameTag = Context.GenericTag<Frame>(
+      `effect-failover/SqlFailover/Transaction/${clients++}`
+    )
+
+    const rows = (sql: string, params: ReadonlyArray<unknown>, transform: TransformRows) => {
+      const result = runner.execute({ sql, params, shape: "objects" })
+      return transform === undefined ? result : Effect.map(result, transform)
+    }
+    /** Not bound to any connection: each of its statements is routed by itself. */
+    const routed: SqlConnection.Connection = {
+      execute: rows,
+      executeUnprepared: rows,
+      executeRaw: (sql, params) => runner.execute({ sql, params, shape: "raw" }),
+      executeValues: (sql, params) => runner.execute({ sql, params, shape: "values" }),
+      executeStream: (sql, params, transform) => {
+        const result = runner.stream({ sql, params, shape: "objects" })
+        return transform === undefined
+          ? result
+          : Stream.mapChunks(result, transformChunk(transform))
+      }
+    }
+
+    const acquirer: SqlConnection.Connection.Acquirer = Effect.withFiberRuntime((fiber) =>
+      Effect.succeed(
+        Transaction.currentFrame(fiber.currentContext, tag, owner)?.connection ?? routed
+      )
+    )
+
+    const constructor = Statement.make(acquirer, compiler, spanAttributes, transformRows)
+    const self = {
+      [SqlClient.TypeId]: SqlClient.TypeId,
+      withTransaction: Transaction.make({ tag, owner, spanAttributes, begin: runner.begin(owner) }),
+      reserve: runner.reserve,
+      reactive: reactivity.stream,
+      reactiveMailbox: reactivity.query
+    }
+    const clientOf = (constructor: Statement.Constructor, raw: () => SqlClient.SqlClient) => {
+      const client = Object.assign(constructor, self, { withoutTransforms: raw })
+      // `safe` is the client itself, which no literal can say.
+      return Object.assign(client, { safe: client }) as SqlClient.SqlClient
+    }
+    const raw: SqlClient.SqlClient =
+      transformRows === undefined
+        ? clientOf(constructor, () => raw)
+        : clientOf(
+            Statement.make(acquirer, compiler.withoutTransform, spanAttributes, undefined),
+            () => raw
+          )
+    return transformRows === undefined ? raw : clientOf(constructor, () => raw)
+  })
+
+/**
+ * Runs the user's set-up on a new connection. What the server refuses there will be refused on every
+ * connection, so it is the option that is wrong.
+ *
+ * @internal
+ */
+export const setUpSession = (
+  session: Session,
+  compiler: Statement.Compiler,
+  setUp: (sql: Statement.Constructor) => Effect.Effect<unknown, SqlError.SqlError>
+): Effect.Effect<void, SessionError> => {
+  let broken: SessionError | undefined
+  const connection = connectionOn(
+    session,
+    (error) => {
+      broken = error.fate === "Answered" ? undefined : error
+      return Effect.fail(answered(error.cause))
+    },
+    (effect) => effect
+  )
+  const sql = Statement.make(Effect.succeed(connection), compiler, [], undefined)
+  return Effect.matchEffect(setUp(sql), {
+    onSuccess: () => Effect.void,
+    onFailure: (error) =>
+      Effect.fail(
+        new SessionError({
+          fate: "NotSent",
+          cause:
+            broken?.cause ??
+            new ConfigurationError({
+              field: "sessionSetup",
+              problem: `failed on a new connection: ${Classifier.describe(error.cause)}`,
+              hint: "every new connection runs it, so it must succeed on each"
+            })
+        })
+      )
+  })
+}

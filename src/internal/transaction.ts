@@ -1,0 +1,174 @@
+/**
+ * Transactions on one session, with typed failures at every step.
+ *
+ * | what is cut off | the transaction | signal |
+ * |---|---|---|
+ * | the connection before BEGIN is answered | never began | none: begun again on the new writer |
+ * | a statement, a SAVEPOINT, or the connection between statements | rolled back by the server | `TransactionResolutionUnknown`, `RolledBack` |
+ * | ROLLBACK | rolled back by the server | the caller's own failure: what it says of the transaction holds |
+ * | COMMIT sent and not answered | unknown | `TransactionResolutionUnknown`, `Unknown` |
+ * | COMMIT refused, or answered with ROLLBACK because a statement had failed | rolled back | the server's error |
+ *
+ * A lost transaction stays lost: its statements fail with the same error, and it is never committed.
+ *
+ * @internal
+ */
+import { SqlClient, SqlError } from "@effect/sql"
+import type { SqlConnection } from "@effect/sql"
+import { Clock, Context, Duration, Effect, Exit, FiberRef, Scope, Tracer } from "effect"
+
+/** What a transaction needs of the connection that it runs on. @internal */
+export interface TransactionConnection extends SqlConnection.Connection {
+  /** The server's command tag. */
+  readonly command: (
+    sql: string,
+    phase: "statement" | "commit"
+  ) => Effect.Effect<string, SqlError.SqlError>
+  /** The error that ended the transaction, if one did. */
+  readonly lost: () => SqlError.SqlError | undefined
+  /** Whether there is still something to roll back. */
+  readonly isAlive: () => boolean
+  /** Without a failover: if the connection is lost, the transaction is rolled back all the same. */
+  readonly rollback: Effect.Effect<void, unknown>
+  /** Ends the connection, and with it the transaction. */
+  readonly abort: Effect.Effect<void>
+  readonly owner: symbol
+}
+
+/** @internal */
+export interface Frame {
+  readonly connection: TransactionConnection
+  readonly depth: number
+}
+
+/** One tag per client: another client's statement inside this transaction does not run on it. @internal */
+export type FrameTag = Context.Tag<Frame, Frame>
+
+/**
+ * The transaction that the fiber is in, for this client. `SqlResolver` carries over nothing but the
+ * tag of `@effect/sql`, so a connection of our own is recognised there too.
+ *
+ * @internal
+ */
+export const currentFrame = (
+  context: Context.Context<never>,
+  tag: FrameTag,
+  owner: symbol
+): Frame | undefined => {
+  const frame: Frame | undefined = context.unsafeMap.get(tag.key)
+  if (frame !== undefined) return frame
+  const shared: readonly [SqlConnection.Connection, number] | undefined = context.unsafeMap.get(
+    SqlClient.TransactionConnection.key
+  )
+  return shared !== undefined && isOwn(shared[0], owner)
+    ? { connection: shared[0], depth: shared[1] }
+    : undefined
+}
+
+const isOwn = (
+  connection: SqlConnection.Connection,
+  owner: symbol
+): connection is TransactionConnection => "owner" in connection && connection.owner === owner
+
+const rolledBack = () =>
+  new SqlError.SqlError({
+    message:
+      "the transaction was rolled back: a statement in it had failed, so the server did not commit",
+    cause: new Error("COMMIT was answered with ROLLBACK")
+  })
+
+/** On a host that does not answer, the end of the connection does the same. */
+const ROLLBACK_TIMEOUT = Duration.seconds(1)
+
+const rollback = (connection: TransactionConnection): Effect.Effect<void> =>
+  Effect.interruptible(connection.rollback).pipe(
+    Effect.timeoutFail({ duration: ROLLBACK_TIMEOUT, onTimeout: () => "no answer" as const }),
+    Effect.catchAll(() => connection.abort)
+  )
+
+/** @internal */
+export const make =
+  (options: {
+    readonly tag: FrameTag
+    readonly owner: symbol
+    readonly spanAttributes: ReadonlyArray<readonly [string, unknown]>
+    /** A connection on which BEGIN has been answered. */
+    readonly begin: Effect.Effect<TransactionConnection, SqlError.SqlError, Scope.Scope>
+  }) =>
+  <R, E, A>(self: Effect.Effect<A, E, R>): Effect.Effect<A, E | SqlError.SqlError, R> =>
+    Effect.uninterruptibleMask((restore) =>
+      Effect.useSpan("sql.transaction", { kind: "client", captureStackTrace: false }, (span) =>
+        Effect.withFiberRuntime<A, E | SqlError.SqlError, R>((fiber) => {
+          for (const [key, value] of options.spanAttributes) span.attribute(key, value)
+          const context = fiber.currentContext
+          const clock = Context.get(fiber.currentDefaultServices, Clock.Clock)
+          const event = (name: string) =>
+            span.event(`db.transaction.${name}`, clock.unsafeCurrentTimeNanos())
+
+          const run = (frame: Frame) =>
+            Effect.locally(
+              restore(self),
+              FiberRef.currentContext,
+              context.pipe(
+                Context.add(options.tag, frame),
+                Context.add(SqlClient.TransactionConnection, [frame.connection, frame.depth]),
+                Context.add(Tracer.ParentSpan, span)
+              ) as Context.Context<never>
+            )
+
+          const outer = currentFrame(context, options.tag, options.owner)
+          if (outer !== undefined) {
+            const { connection } = outer
+            const depth = outer.depth + 1
+            const name = `effect_sql_${depth}`
+            return Effect.zipRight(
+              connection.command(`SAVEPOINT ${name}`, "statement"),
+              Effect.flatMap(Effect.exit(run({ connection, depth })), (exit) => {
+                if (Exit.isSuccess(exit)) {
+                  event("savepoint")
+                  return exit
+                }
+                event("rollback")
+                // Lost with its connection: there is nothing left to roll back to.
+                return connection.isAlive()
+                  ? Effect.zipRight(
+                      connection.command(`ROLLBACK TO SAVEPOINT ${name}`, "statement"),
+                      exit
+                    )
+                  : exit
+              })
+            )
+          }
+
+          const end = (
+            connection: TransactionConnection,
+            exit: Exit.Exit<A, E>
+          ): Effect.Effect<A, E | SqlError.SqlError> => {
+            if (Exit.isFailure(exit)) {
+              event("rollback")
+              return connection.isAlive() ? Effect.zipRight(rollback(connection), exit) : exit
+            }
+            // Also when the caller caught the error: what was lost is not committed.
+            const lost = connection.lost()
+            if (lost !== undefined) return Effect.fail(lost)
+            event("commit")
+            return Effect.flatMap(
+              restore(connection.command("COMMIT", "commit")),
+              (answer): Effect.Effect<A, E | SqlError.SqlError> =>
+                answer === "ROLLBACK" ? Effect.fail(rolledBack()) : exit
+            )
+          }
+
+          return Effect.flatMap(Scope.make(), (scope) =>
+            restore(Scope.extend(options.begin, scope)).pipe(
+              Effect.flatMap((connection) =>
+                Effect.flatMap(Effect.exit(run({ connection, depth: 0 })), (exit) =>
+                  end(connection, exit)
+                )
+              ),
+              Effect.onExit((exit) => Scope.close(scope, exit))
+            )
+          )
+        })
+      )
+    )

@@ -1,0 +1,263 @@
+/**
+ * The options of `layers/Pg`, checked. Every check names the option and the remedy.
+ *
+ * @internal
+ */
+import type { Redacted } from "effect"
+import { Duration, Effect, Either, Option } from "effect"
+import type { ConnectionOptions } from "node:tls"
+import * as ClusterEndpoint from "../../ClusterEndpoint.js"
+import type { Dialect } from "../../Dialect.js"
+import * as AuroraPg from "../../dialects/AuroraPg.js"
+import * as PgStreaming from "../../dialects/PgStreaming.js"
+import { ConfigurationError } from "../../Errors.js"
+import type { FailoverMode } from "../../Failover.js"
+import * as Failover from "../../Failover.js"
+import * as Host from "../../Host.js"
+import * as HostPool from "../../HostPool.js"
+import type { PgOptions } from "../Pg.js"
+import * as Topology from "../../Topology.js"
+import { parseUrl } from "./pgUrl.js"
+
+/** PostgreSQL's registered port. */
+const DEFAULT_PORT = 5432
+
+/** The AWS wrappers' monitoring timeout; here for every connection. */
+const DEFAULT_CONNECT_TIMEOUT = Duration.seconds(5)
+
+/** @internal */
+export interface CheckedOptions {
+  readonly seeds: readonly [Host.Host, ...ReadonlyArray<Host.Host>]
+  readonly clusterId: string
+  readonly hostOf: (instanceId: string) => Either.Either<Host.Host, ConfigurationError>
+  /** What tells this cluster from another one under the same id. */
+  readonly description: string
+  readonly dialects: readonly [Dialect, ...ReadonlyArray<Dialect>]
+  readonly username: string | undefined
+  readonly database: string | undefined
+  readonly password: Effect.Effect<Redacted.Redacted | undefined, unknown>
+  readonly ssl: boolean | ConnectionOptions
+  readonly applicationName: string
+  readonly failoverMode: FailoverMode
+  readonly failoverTimeout: Duration.Duration
+  readonly topologyRefreshRate: Duration.Duration
+  readonly topologyHighRefreshRate: Duration.Duration
+  readonly connectTimeout: Duration.Duration
+  readonly queryTimeout: Duration.Duration | undefined
+  readonly waitForTopology: Duration.Duration | undefined
+  readonly pool: HostPool.Settings
+}
+
+const invalid = (field: string, value: unknown, problem: string, hint: string) =>
+  new ConfigurationError({ field, value, problem, hint })
+
+const durationOf = (field: string, value: unknown) =>
+  Either.filterOrLeft(
+    Either.fromOption(Duration.decodeUnknown(value), () => undefined),
+    (duration) => Duration.greaterThan(duration, Duration.zero) && Duration.isFinite(duration),
+    () => undefined
+  ).pipe(
+    Either.mapLeft(() =>
+      invalid(
+        field,
+        value,
+        "is not a positive duration",
+        'write it as "30 seconds", or as milliseconds'
+      )
+    )
+  )
+
+const optionalDuration = (field: string, value: unknown) =>
+  value === undefined ? Either.right(undefined) : durationOf(field, value)
+
+const count = (field: string, value: number, least: number) =>
+  Number.isInteger(value) && value >= least
+    ? Either.right(value)
+    : Either.left(
+        invalid(
+          field,
+          value,
+          "is not a number of connections",
+          `write a whole number from ${least} up`
+        )
+      )
+
+const dialectsByName = { pg: PgStreaming.dialect, "aurora-pg": AuroraPg.dialect }
+
+/** Aurora recognises itself; whatever else speaks PostgreSQL is asked host by host. */
+const detected = [AuroraPg.dialect, PgStreaming.dialect] as const
+
+const dialectsOf = (
+  dialect: PgOptions["dialect"]
+): Either.Either<CheckedOptions["dialects"], ConfigurationError> => {
+  if (dialect === undefined || dialect === "auto") return Either.right(detected)
+  if (typeof dialect === "object") return Either.right([dialect])
+  return dialect in dialectsByName
+    ? Either.right([dialectsByName[dialect]])
+    : Either.left(
+        invalid(
+          "dialect",
+          dialect,
+          "is not known",
+          'use "auto", "pg", "aurora-pg", or a Dialect of your own'
+        )
+      )
+}
+
+const seedsOf = (
+  options: PgOptions,
+  fromUrl: ReadonlyArray<string> | undefined,
+  defaultPort: number
+): Either.Either<CheckedOptions["seeds"], ConfigurationError> =>
+  Either.gen(function* () {
+    if (options.hosts !== undefined && fromUrl !== undefined) {
+      return yield* Either.left(
+        invalid(
+          "hosts",
+          options.hosts,
+          "is given beside `url`",
+          "give the hosts once: in `hosts` or in `url`"
+        )
+      )
+    }
+    const field = fromUrl === undefined ? "hosts" : "url"
+    const given = fromUrl ?? options.hosts ?? []
+    const seeds = yield* Either.all(
+      (typeof given === "string" ? [given] : given).map((host) =>
+        typeof host === "string"
+          ? Host.parse(host, { defaultPort, field })
+          : Either.map(Host.parsePort(host.port, field), () => Host.make(host))
+      )
+    )
+    const unique = seeds.filter((host, i) => seeds.findIndex((_) => Host.isSame(_, host)) === i)
+    const [first, ...others] = unique
+    return first === undefined
+      ? yield* Either.left(
+          invalid(
+            field,
+            undefined,
+            "names no host",
+            `name one host of the cluster at least, for example ["db-1.internal:${DEFAULT_PORT}"]`
+          )
+        )
+      : ([first, ...others] as const)
+  })
+
+/** @internal */
+export const check = (options: PgOptions): Either.Either<CheckedOptions, ConfigurationError> =>
+  Either.gen(function* () {
+    const url = options.url === undefined ? undefined : yield* parseUrl(options.url)
+    const defaultPort = yield* Host.parsePort(options.port ?? DEFAULT_PORT, "port")
+    const seeds = yield* seedsOf(options, url?.hosts, defaultPort)
+    const clusterId = options.clusterId ?? ClusterEndpoint.clusterIdOf(seeds)
+    if (clusterId.trim() === "") {
+      return yield* Either.left(
+        invalid("clusterId", clusterId, "is empty", "name the cluster, or leave the option out")
+      )
+    }
+    const pattern =
+      options.instanceHostPattern === undefined
+        ? Option.firstSomeOf(seeds.map(ClusterEndpoint.patternOf))
+        : Option.some(yield* ClusterEndpoint.parsePattern(options.instanceHostPattern))
+    const dialects = yield* dialectsOf(options.dialect)
+    const failoverMode = options.failoverMode ?? "strict-writer"
+    if (!Failover.modes.includes(failoverMode)) {
+      return yield* Either.left(
+        invalid(
+          "failoverMode",
+          failoverMode,
+          "is not known",
+          `use ${Failover.modes.map((_) => `"${_}"`).join(" or ")}`
+        )
+      )
+    }
+    const refreshRate = yield* durationOf(
+      "topologyRefreshRate",
+      options.topologyRefreshRate ?? Topology.DEFAULT_REFRESH_RATE
+    )
+    const highRefreshRate = yield* durationOf(
+      "topologyHighRefreshRate",
+      options.topologyHighRefreshRate ?? Topology.DEFAULT_HIGH_REFRESH_RATE
+    )
+    if (Duration.greaterThan(highRefreshRate, refreshRate)) {
+      return yield* Either.left(
+        invalid(
+          "topologyHighRefreshRate",
+          options.topologyHighRefreshRate,
+          "is longer than `topologyRefreshRate`",
+          "it is the pause between two questions while a writer is searched: make it the shorter one"
+        )
+      )
+    }
+    const maxConnections = yield* count(
+      "maxConnections",
+      options.maxConnections ?? HostPool.DEFAULT_MAX_CONNECTIONS,
+      1
+    )
+    const minConnections = yield* count("minConnections", options.minConnections ?? 0, 0)
+    if (minConnections > maxConnections) {
+      return yield* Either.left(
+        invalid(
+          "minConnections",
+          minConnections,
+          "is more than `maxConnections`",
+          `make it ${maxConnections} at most`
+        )
+      )
+    }
+    const password = options.password ?? url?.password
+    const translate = options.translateAddress
+    return {
+      seeds,
+      clusterId,
+      hostOf: (instanceId) =>
+        Option.match(pattern, {
+          onNone: () => Either.left(ClusterEndpoint.patternRequired(seeds[0])),
+          onSome: (pattern) => {
+            const host = ClusterEndpoint.instanceHost(pattern, instanceId, seeds[0].port)
+            return Either.right(
+              translate === undefined ? host : Host.make({ ...translate(host), id: instanceId })
+            )
+          }
+        }),
+      description: `${ClusterEndpoint.clusterIdOf(seeds)} (${dialects.map((_) => _.name).join(" or ")}${Option.match(
+        pattern,
+        { onNone: () => "", onSome: (_) => `, instances ${_.pattern}` }
+      )})`,
+      dialects,
+      username: options.username ?? url?.username,
+      database: options.database ?? url?.database,
+      password: Effect.isEffect(password) ? password : Effect.succeed(password),
+      ssl: options.ssl ?? url?.ssl ?? false,
+      applicationName: options.applicationName ?? url?.applicationName ?? "effect-failover",
+      failoverMode,
+      failoverTimeout: yield* durationOf(
+        "failoverTimeout",
+        options.failoverTimeout ?? Failover.DEFAULT_FAILOVER_TIMEOUT
+      ),
+      topologyRefreshRate: refreshRate,
+      topologyHighRefreshRate: highRefreshRate,
+      connectTimeout: yield* durationOf(
+        "connectTimeout",
+        options.connectTimeout ?? DEFAULT_CONNECT_TIMEOUT
+      ),
+      queryTimeout: yield* optionalDuration("queryTimeout", options.queryTimeout),
+      waitForTopology: yield* optionalDuration("waitForTopology", options.waitForTopology),
+      pool: {
+        maxConnections,
+        minConnections,
+        acquireTimeout: yield* durationOf(
+          "acquireTimeout",
+          options.acquireTimeout ?? HostPool.DEFAULT_ACQUIRE_TIMEOUT
+        ),
+        idleTimeout: yield* durationOf(
+          "idleTimeout",
+          options.idleTimeout ?? HostPool.DEFAULT_IDLE_TIMEOUT
+        ),
+        connectionTTL: yield* durationOf(
+          "connectionTTL",
+          options.connectionTTL ?? HostPool.DEFAULT_CONNECTION_TTL
+        )
+      }
+    } satisfies CheckedOptions
+  })
