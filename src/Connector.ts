@@ -109,6 +109,17 @@ export interface Session {
   /** Calls the listener once when the session breaks; at once if it is broken already. */
   readonly onClose: (listener: (cause: unknown) => void) => void
   readonly execute: (request: Request) => Effect.Effect<Row, SessionError>
+  /**
+   * `execute` without an Effect around it, for drivers that have callbacks anyway: it is what a
+   * statement costs while all is well. Calls `done` once. What it returns gives the statement up:
+   * after that, `done` is not called any more, and the session is broken.
+   */
+  readonly submit?:
+    | ((
+        request: Request,
+        done: (error: SessionError | undefined, result: Row) => void
+      ) => () => void)
+    | undefined
   /** Runs a command such as COMMIT and answers with the server's command tag. */
   readonly command: (sql: string) => Effect.Effect<string, SessionError>
   readonly stream: (request: Request) => Stream.Stream<Row, SessionError>

@@ -36,9 +36,12 @@ import * as Classifier from "./ErrorClassifier.js"
 import * as Failover from "./Failover.js"
 import type { Host } from "./Host.js"
 import type { Settings as PoolSettings, Stats } from "./HostPool.js"
+import type { TransformRows } from "./internal/connection.js"
+import * as Leases from "./internal/leases.js"
 import * as Router from "./internal/router.js"
 import * as Runner from "./internal/runner.js"
 import * as SqlClientInternal from "./internal/sqlClient.js"
+import * as Tell from "./internal/tell.js"
 import { query } from "./SqlTopologySource.js"
 import type { Topology } from "./Topology.js"
 import type { SqlError } from "@effect/sql/SqlError"
@@ -55,7 +58,7 @@ export interface Options {
   /** The dialect in use, asked anew for each connection: it is found out on the first one. */
   readonly dialect: () => Dialect
   readonly compiler: Statement.Compiler
-  readonly transformRows?: Runner.TransformRows | undefined
+  readonly transformRows?: TransformRows | undefined
   readonly spanAttributes: ReadonlyArray<readonly [string, unknown]>
   readonly pool: PoolSettings
   readonly connectTimeout: Duration.Duration
@@ -108,7 +111,7 @@ export const make = (
               ).pipe(
                 Effect.timeoutFail({
                   duration: options.connectTimeout,
-                  onTimeout: () => Runner.silentSetUp(host, options.connectTimeout)
+                  onTimeout: () => Tell.silentSetUp(host, options.connectTimeout)
                 })
               )
             ).pipe(
@@ -130,7 +133,7 @@ export const make = (
       mode: options.failoverMode,
       timeout: options.failoverTimeout,
       connect: router.connect,
-      connectedEpoch: () => router.current()?.epoch,
+      connectedEpoch: () => router.ready()?.epoch,
       abandon: router.abandon
     })
 
@@ -154,10 +157,15 @@ export const make = (
     const runner = Runner.make({
       topology,
       router,
-      failover,
-      classifier,
-      isWriter: (session) => options.dialect().isWriter(query(session)),
-      acquireTimeout: options.pool.acquireTimeout
+      leases: Leases.make({
+        topology,
+        router,
+        failover,
+        classifier,
+        acquireTimeout: options.pool.acquireTimeout
+      }),
+      tell: Tell.make({ topology, failover, classifier }),
+      isWriter: (session) => options.dialect().isWriter(query(session))
     })
 
     const client = yield* SqlClientInternal.make({

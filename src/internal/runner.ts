@@ -1,326 +1,74 @@
 /**
- * Runs statements, and decides what a caller is told when one fails. The table is in `SqlFailover`.
+ * Runs statements on the connections of the confirmed writer, and decides whether one that failed may be
+ * run again or its caller must be told. The table is in `SqlFailover`.
  *
- * A connection is taken and given back in regions that cannot be interrupted, and used in between in
- * one that can: whatever happens in between, the pool gets it back or drops it.
+ * A connection is taken and given back where the fiber cannot be interrupted, and used in between
+ * where it can: whatever happens, the pool gets it back or drops it.
  *
  * @internal
  */
-import { SqlError } from "@effect/sql"
-import type { SqlConnection } from "@effect/sql"
-import { Cause, Chunk, Clock, Duration, Effect, Exit, Random, Scope, Stream } from "effect"
+import type { SqlConnection, SqlError } from "@effect/sql"
+import type { Scope, Tracer } from "effect"
+import { Cause, Effect, Either, Stream } from "effect"
 import type { Notification, Request, Row, Session } from "../Connector.js"
-import { NoAnswer, SessionError } from "../Connector.js"
-import type { ErrorClassifier } from "../ErrorClassifier.js"
-import * as Classifier from "../ErrorClassifier.js"
-import type { ConnectionRejected, Outcome } from "../Errors.js"
-import {
-  FailoverFailed,
-  FailoverSuccess,
-  StatementTimeout,
-  TransactionResolutionUnknown
-} from "../Errors.js"
-import type { Failover, Recovered } from "../Failover.js"
+import type { SessionError } from "../Connector.js"
 import type { Host } from "../Host.js"
 import type { HostPool } from "../HostPool.js"
-import { PoolCut } from "../HostPool.js"
 import type { Topology } from "../Topology.js"
-import { tried } from "../Topology.js"
-import type { Rejection } from "../TopologyState.js"
+import type { Target } from "./connection.js"
+import * as Connection from "./connection.js"
+import type { Leases, Restore, Trouble } from "./leases.js"
+import { noTrouble } from "./leases.js"
 import type { Router } from "./router.js"
+import type { Lease, Tell } from "./tell.js"
+import { answered } from "./tell.js"
 import type { TransactionConnection } from "./transaction.js"
 
 /** @internal */
-export type TransformRows =
-  (<A extends object>(rows: ReadonlyArray<A>) => ReadonlyArray<A>) | undefined
-
-/** A connection out of the pool. @internal */
-export interface Lease {
-  readonly pool: HostPool
-  readonly session: Session
-}
-
-/** @internal */
-export interface Runner {
-  /** Runs one request outside a transaction. */
-  readonly execute: (request: Request) => Effect.Effect<Row, SqlError.SqlError>
-  readonly stream: (request: Request) => Stream.Stream<Row, SqlError.SqlError>
+export interface Runner extends Target {
   /** A connection for as long as the scope lives. */
   readonly reserve: Effect.Effect<SqlConnection.Connection, SqlError.SqlError, Scope.Scope>
   /** A connection on which BEGIN has been answered; it is given back with the scope. */
   readonly begin: (
     owner: symbol
   ) => Effect.Effect<TransactionConnection, SqlError.SqlError, Scope.Scope>
+  /** On a connection of its own, opened by `open` and given up with the stream. */
   readonly notifications: (
     listen: string,
     open: (host: Host) => Effect.Effect<Session, SessionError>
   ) => Stream.Stream<Notification, SqlError.SqlError>
 }
 
-type Restore = <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
-
-/** What one piece of work has been through before it was sent. */
-interface Trouble {
-  since: number | undefined
-  rounds: number
+/** The host that really serves a statement, on the statement's span. */
+const annotate = (span: Tracer.AnySpan | undefined, pool: HostPool): void => {
+  if (span === undefined || span._tag !== "Span") return
+  span.attribute("server.address", pool.host.host)
+  span.attribute("server.port", pool.host.port)
+  span.attribute("db.failover.role", "writer")
+  span.attribute("db.failover.epoch", pool.epoch)
 }
 
-const noTrouble = (): Trouble => ({ since: undefined, rounds: 0 })
-
-/** A saturated server is asked again after about this long: a connection slot lives as long as a session. */
-const SATURATED_PAUSE = Duration.millis(50)
-
-/** The first repetition is at once, later ones back off from 10 ms to a second. */
-const pauseAfter = (rounds: number): Effect.Effect<void> =>
-  rounds <= 1
-    ? Effect.void
-    : Effect.flatMap(Random.nextRange(0.5, 1), (factor) =>
-        Effect.sleep(Duration.millis(Math.min(10 * 2 ** (rounds - 2), 1000) * factor))
-      )
-
-const sqlError = (cause: Error): SqlError.SqlError =>
-  new SqlError.SqlError({ cause, message: cause.message })
-
-/** The server's own answer, as raw as the adapters pass it on. @internal */
-export const answered = (cause: unknown): SqlError.SqlError =>
-  new SqlError.SqlError({ cause, message: "Failed to execute statement" })
-
-/** @internal */
-export const silentSetUp = (host: Host, timeout: Duration.Duration): SessionError =>
-  new SessionError({
-    cause: new Error(
-      `${host.id} did not finish the session set-up within ${Duration.toMillis(timeout)} ms`
-    ),
-    fate: "NotSent"
+const annotated = <A, E>(pool: HostPool, effect: Effect.Effect<A, E>): Effect.Effect<A, E> =>
+  Effect.withFiberRuntime((fiber) => {
+    annotate(fiber.currentSpan, pool)
+    return effect
   })
-
-/** @internal */
-export const transformChunk =
-  (transform: NonNullable<TransformRows>) =>
-  (chunk: Chunk.Chunk<Row>): Chunk.Chunk<Row> =>
-    Chunk.unsafeFromArray(transform(Chunk.toReadonlyArray(chunk)))
-
-/** The statements of `@effect/sql` on one session. @internal */
-export const connectionOn = (
-  session: Session,
-  fail: (error: SessionError) => Effect.Effect<never, SqlError.SqlError>,
-  annotate: <A, E>(effect: Effect.Effect<A, E>) => Effect.Effect<A, E>
-): SqlConnection.Connection => {
-  const execute = (request: Request): Effect.Effect<Row, SqlError.SqlError> =>
-    annotate(Effect.catchAll(session.execute(request), fail))
-  const rows = (sql: string, params: ReadonlyArray<unknown>, transform: TransformRows) => {
-    const result = execute({ sql, params, shape: "objects" })
-    return transform === undefined ? result : Effect.map(result, transform)
-  }
-  return {
-    execute: rows,
-    executeUnprepared: rows,
-    executeRaw: (sql, params) => execute({ sql, params, shape: "raw" }),
-    executeValues: (sql, params) => execute({ sql, params, shape: "values" }),
-    executeStream: (sql, params, transform) => {
-      const result = Stream.catchAll(session.stream({ sql, params, shape: "objects" }), (error) =>
-        Stream.fromEffect(fail(error))
-      )
-      return transform === undefined ? result : Stream.mapChunks(result, transformChunk(transform))
-    }
-  }
-}
 
 /** @internal */
 export const make = (options: {
   readonly topology: Topology
   readonly router: Router
-  readonly failover: Failover
-  readonly classifier: ErrorClassifier
+  readonly leases: Leases
+  readonly tell: Tell
   readonly isWriter: (session: Session) => Effect.Effect<boolean, SessionError>
-  readonly acquireTimeout: Duration.Duration
 }): Runner => {
-  const { classifier, failover, router, topology } = options
+  const { leases, router, tell, topology } = options
 
-  /** A rejection says that nothing was executed. For work that was cut off before, that is not so. */
-  const withOutcome = (
-    error: FailoverFailed | Rejection,
-    outcome: Outcome,
-    from: Host,
-    since: number
-  ): Effect.Effect<FailoverFailed> =>
-    Effect.map(Clock.currentTimeMillis, (now) =>
-      error._tag === "FailoverFailed"
-        ? new FailoverFailed({ ...fieldsOf(error), outcome, from })
-        : new FailoverFailed({
-            reason: "Rejected",
-            outcome,
-            from,
-            tried: tried(topology.unsafeCurrent()),
-            elapsed: Duration.millis(now - since),
-            attempts: 0,
-            cause: error
-          })
-    )
-
-  const fieldsOf = (error: FailoverFailed) => ({
-    reason: error.reason,
-    tried: error.tried,
-    elapsed: error.elapsed,
-    attempts: error.attempts,
-    cause: error.cause
-  })
-
-  /** Moves the client; then tells the caller what became of the work that was cut off. */
-  const recoverAndTell = (
-    lease: Lease,
-    cause: unknown,
-    outcome: Outcome,
-    tell: (recovered: Recovered, elapsed: Duration.Duration) => Error
-  ): Effect.Effect<never, SqlError.SqlError> =>
-    Effect.gen(function* () {
-      lease.session.destroy()
-      const { epoch, host } = lease.pool
-      const since = yield* Clock.currentTimeMillis
-      // Cut because a failover ended in vain: that was this outage's failover.
-      const failure = lease.pool.isCut() ? failover.failureOf(epoch) : undefined
-      const recovered = yield* (
-        failure === undefined ? failover.recover({ epoch, cause }) : Effect.fail(failure)
-      ).pipe(
-        Effect.catchAll((error) =>
-          Effect.flatMap(withOutcome(error, outcome, host, since), (_) => Effect.fail(sqlError(_)))
-        )
-      )
-      const elapsed = Duration.millis((yield* Clock.currentTimeMillis) - since)
-      return yield* Effect.fail(sqlError(tell(recovered, elapsed)))
-    })
-
-  const failoverSuccess = (lease: Lease, sent: boolean, cause: unknown) =>
-    recoverAndTell(
-      lease,
-      cause,
-      sent ? "Unknown" : "NotExecuted",
-      ({ attempts, writer }, elapsed) =>
-        new FailoverSuccess({
-          from: lease.pool.host,
-          to: writer.host,
-          role: "writer",
-          epoch: writer.epoch,
-          elapsed,
-          attempts,
-          sent,
-          cause
-        })
-    )
-
-  const timedOut = (lease: Lease, cause: unknown, outcome: Outcome) =>
-    Effect.zipRight(
-      topology.refresh,
-      Effect.fail(
-        sqlError(
-          new StatementTimeout({
-            host: lease.pool.host,
-            timeout: cause instanceof NoAnswer ? cause.timeout : Duration.zero,
-            outcome
-          })
-        )
-      )
-    )
-
-  const isTimeout = (error: SessionError) =>
-    Classifier.classify(classifier, error.cause)._tag === "Timeout"
-
-  /** Ends the wait for a connection when the deadline of the failover has passed since the first trouble. */
-  const checkDeadline = (trouble: Trouble, from: Host | undefined, cause: unknown) =>
-    Effect.flatMap(Clock.currentTimeMillis, (now) => {
-      const since = (trouble.since ??= now)
-      trouble.rounds++
-      return now - since <= Duration.toMillis(failover.timeout)
-        ? pauseAfter(trouble.rounds)
-        : Effect.fail(
-            sqlError(
-              new FailoverFailed({
-                reason: "Timeout",
-                outcome: "NotExecuted",
-                from,
-                tried: tried(topology.unsafeCurrent()),
-                elapsed: Duration.millis(now - since),
-                attempts: trouble.rounds,
-                cause
-              })
-            )
-          )
-    })
-
-  const recoverQuietly = (
-    epoch: number,
-    cause: unknown
-  ): Effect.Effect<Recovered, SqlError.SqlError> =>
-    Effect.mapError(failover.recover({ epoch, cause }), sqlError)
-
-  /** No connection was to be had: what now? Nothing was sent, so the answer is never a lost outcome. */
-  const afterRefusal = (pool: HostPool, error: SessionError, trouble: Trouble) =>
-    Effect.gen(function* () {
-      const rejection: ConnectionRejected | Error | undefined = Classifier.rejection(
-        classifier,
-        pool.host,
-        error.cause
-      )
-      if (rejection !== undefined) return yield* Effect.fail(sqlError(rejection))
-      yield* checkDeadline(trouble, pool.host, error.cause)
-      if (error.cause instanceof PoolCut) return
-      if (Classifier.classify(classifier, error.cause)._tag === "Saturated") {
-        const now = yield* Clock.currentTimeMillis
-        if (now - (trouble.since ?? now) > Duration.toMillis(options.acquireTimeout)) {
-          return yield* Effect.fail(
-            new SqlError.SqlError({ cause: error.cause, message: Classifier.describe(error.cause) })
-          )
-        }
-        return yield* Effect.sleep(SATURATED_PAUSE)
-      }
-      yield* recoverQuietly(pool.epoch, error.cause)
-    })
-
-  /** A connection to the confirmed writer, however often the client must move for it. */
-  const acquire = (restore: Restore, trouble: Trouble): Effect.Effect<Lease, SqlError.SqlError> =>
-    Effect.suspend(() => {
-      const pool = router.ready()
-      if (pool === undefined) {
-        const epoch = router.current()?.epoch ?? topology.unsafeCurrent().epoch
-        return restore(
-          trouble.since === undefined
-            ? recoverQuietly(epoch, undefined)
-            : Effect.zipRight(
-                checkDeadline(trouble, router.current()?.host, undefined),
-                recoverQuietly(epoch, undefined)
-              )
-        ).pipe(
-          Effect.tap(() => Effect.map(Clock.currentTimeMillis, (now) => (trouble.since ??= now))),
-          Effect.zipRight(acquire(restore, trouble))
-        )
-      }
-      return Effect.matchEffect(restore(pool.take), {
-        onSuccess: (session) => Effect.succeed({ pool, session }),
-        onFailure: (error) =>
-          error._tag === "PoolTimeout"
-            ? Effect.fail(sqlError(error))
-            : Effect.zipRight(
-                restore(afterRefusal(pool, error, trouble)),
-                acquire(restore, trouble)
-              )
-      })
-    })
-
-  const annotated = <A, E>(
-    effect: (lease: Lease) => Effect.Effect<A, E>
-  ): ((lease: Lease) => Effect.Effect<A, E>) => {
-    return (lease) =>
-      Effect.withFiberRuntime<A, E>((fiber) => {
-        const span = fiber.currentSpan
-        if (span !== undefined && span._tag === "Span") {
-          span.attribute("server.address", lease.pool.host.host)
-          span.attribute("server.port", lease.pool.host.port)
-          span.attribute("db.failover.role", "writer")
-          span.attribute("db.failover.epoch", lease.pool.epoch)
-        }
-        return effect(lease)
-      })
-  }
+  /** A server that refused to write: is it the writer? One that cannot say is treated as if it were not. */
+  const isStillWriter = (pool: HostPool): Effect.Effect<boolean> =>
+    Effect.acquireUseRelease(pool.take, options.isWriter, (session) =>
+      Effect.sync(() => pool.give(session))
+    ).pipe(Effect.orElseSucceed(() => false))
 
   /** Outside a transaction: returns if the statement may simply be run again. */
   const afterFailure = (
@@ -328,254 +76,237 @@ export const make = (options: {
     error: SessionError,
     trouble: Trouble
   ): Effect.Effect<void, SqlError.SqlError> => {
-    const verdict = Classifier.classify(classifier, error.cause)._tag
+    const { pool } = lease
+    const { cause } = error
     switch (error.fate) {
       case "NotSent":
-        return checkDeadline(trouble, lease.pool.host, error.cause)
+        return leases.again(trouble, pool.host, cause)
       case "Unanswered":
-        return verdict === "Timeout"
-          ? timedOut(lease, error.cause, "Unknown")
-          : failoverSuccess(lease, true, error.cause)
+        return tell.verdict(error) === "Timeout"
+          ? tell.timedOut(lease, cause, "Unknown")
+          : tell.failoverSuccess(lease, true, cause)
       case "Answered":
-        if (verdict === "ConnectionLost") return failoverSuccess(lease, true, error.cause)
-        return verdict === "ReadOnly"
-          ? Effect.flatMap(
-              Effect.orElseSucceed(options.isWriter(lease.session), () => false),
-              (isWriter) =>
-                isWriter
-                  ? Effect.fail(answered(error.cause))
-                  : Effect.zipRight(
-                      checkDeadline(trouble, lease.pool.host, error.cause),
-                      Effect.asVoid(recoverQuietly(lease.pool.epoch, error.cause))
-                    )
+        switch (tell.verdict(error)) {
+          case "ConnectionLost":
+            return tell.failoverSuccess(lease, true, cause)
+          case "ReadOnly":
+            return Effect.flatMap(isStillWriter(pool), (isWriter) =>
+              isWriter
+                ? Effect.fail(answered(cause))
+                : Effect.zipRight(
+                    leases.again(trouble, pool.host, cause),
+                    leases.move(pool.epoch, cause)
+                  )
             )
-          : Effect.fail(answered(error.cause))
+          default:
+            return Effect.fail(answered(cause))
+        }
     }
   }
 
-  /** Uses a connection and gives it back; the work is run again if it is known not to have happened. */
+  /** Uses a connection and gives it back. */
   const use = <A>(
     lease: Lease,
     restore: Restore,
-    work: (lease: Lease) => Effect.Effect<A, SessionError>,
-    trouble: Trouble | undefined
-  ): Effect.Effect<A, SqlError.SqlError> =>
-    Effect.matchCauseEffect(restore(work(lease)), {
-      onSuccess: (result) => {
-        lease.pool.give(lease.session)
-        return Effect.succeed(result)
-      },
-      onFailure: (cause) => {
-        const failure = Cause.failureOption(cause)
-        if (failure._tag === "None") {
-          lease.pool.give(lease.session)
-          return Effect.failCause(cause as Cause.Cause<never>)
-        }
-        const known = trouble ?? noTrouble()
-        return Effect.ensuring(
-          restore(afterFailure(lease, failure.value, known)),
-          Effect.sync(() => lease.pool.give(lease.session))
-        ).pipe(
-          Effect.zipRight(acquire(restore, known)),
-          Effect.flatMap((next) => use(next, restore, work, known))
-        )
-      }
-    })
-
-  const run = <A>(
     work: (lease: Lease) => Effect.Effect<A, SessionError>
-  ): Effect.Effect<A, SqlError.SqlError> =>
-    Effect.uninterruptibleMask((restore) => {
-      const pool = router.ready()
-      const session = pool?.unsafeTake()
-      return pool !== undefined && session !== undefined
-        ? use({ pool, session }, restore, work, undefined)
-        : Effect.flatMap(acquire(restore, noTrouble()), (lease) =>
-            use(lease, restore, work, undefined)
-          )
-    })
-
-  const scopedLease: Effect.Effect<Lease, SqlError.SqlError, Scope.Scope> =
-    Effect.uninterruptibleMask((restore) =>
-      Effect.tap(acquire(restore, noTrouble()), (lease) =>
-        Effect.addFinalizer(() => Effect.sync(() => lease.pool.give(lease.session)))
-      )
+  ): Effect.Effect<Either.Either<A, SessionError>> =>
+    Effect.ensuring(
+      Effect.either(restore(work(lease))),
+      Effect.sync(() => lease.pool.give(lease.session))
     )
 
-  /** What a caller is told who holds on to one connection: nothing can be moved quietly any more. */
-  const heldError = (lease: Lease, error: SessionError): Effect.Effect<never, SqlError.SqlError> =>
-    error.fate === "Answered"
-      ? Effect.fail(answered(error.cause))
-      : error.fate === "Unanswered" && isTimeout(error)
-        ? timedOut(lease, error.cause, "Unknown")
-        : failoverSuccess(lease, error.fate === "Unanswered", error.cause)
+  /** Runs the request, and runs it again for as long as it is known not to have been executed. */
+  const persist = (
+    request: Request,
+    trouble: Trouble,
+    failed: { readonly lease: Lease; readonly error: SessionError } | undefined
+  ): Effect.Effect<Row, SqlError.SqlError> =>
+    Effect.uninterruptibleMask((restore) => {
+      const ready =
+        failed === undefined
+          ? Effect.void
+          : restore(afterFailure(failed.lease, failed.error, trouble))
+      return Effect.flatMap(Effect.zipRight(ready, leases.acquire(restore, trouble)), (lease) =>
+        Effect.flatMap(
+          use(lease, restore, ({ pool, session }) => annotated(pool, session.execute(request))),
+          (result) =>
+            Either.isRight(result)
+              ? Effect.succeed(result.right)
+              : restore(persist(request, trouble, { lease, error: result.left }))
+        )
+      )
+    })
+
+  /**
+   * The path that every statement takes while all is well: one asynchronous step, in which the connection
+   * is taken, used and given back.
+   */
+  const execute: Runner["execute"] = (request) =>
+    Effect.withFiberRuntime((fiber) =>
+      Effect.async((resume) => {
+        const pool = router.ready()
+        const session = pool?.unsafeTake()
+        if (pool === undefined || session === undefined) {
+          return resume(persist(request, noTrouble(), undefined))
+        }
+        if (session.submit === undefined) {
+          pool.give(session)
+          return resume(persist(request, noTrouble(), undefined))
+        }
+        annotate(fiber.currentSpan, pool)
+        let done = false
+        const cancel = session.submit(request, (error, result) => {
+          done = true
+          pool.give(session)
+          resume(
+            error === undefined
+              ? Effect.succeed(result)
+              : persist(request, noTrouble(), { lease: { pool, session }, error })
+          )
+        })
+        return Effect.sync(() => {
+          if (done) return
+          cancel()
+          pool.give(session)
+        })
+      })
+    )
 
   const stream: Runner["stream"] = (request) =>
     Stream.unwrapScoped(
-      Effect.map(scopedLease, (lease) =>
-        Stream.catchAll(lease.session.stream(request), (error) =>
-          error.fate === "NotSent" ? stream(request) : Stream.fromEffect(heldError(lease, error))
+      Effect.map(leases.scoped, (lease) =>
+        Stream.catchAll(
+          Stream.unwrap(annotated(lease.pool, Effect.succeed(lease.session.stream(request)))),
+          (error) =>
+            error.fate === "NotSent" ? stream(request) : Stream.fromEffect(tell.held(lease, error))
         )
       )
     )
 
-  const begin: Runner["begin"] = (owner) =>
-    Effect.uninterruptibleMask((restore) => {
-      const start = (
-        trouble: Trouble
-      ): Effect.Effect<TransactionConnection, SqlError.SqlError, Scope.Scope> =>
-        Effect.flatMap(Scope.make(), (scope) =>
-          Effect.flatMap(acquire(restore, trouble), (lease) =>
-            restore(lease.session.command("BEGIN")).pipe(
-              Effect.matchCauseEffect({
-                onSuccess: () =>
-                  Effect.as(
-                    Effect.addFinalizer(() => Effect.sync(() => lease.pool.give(lease.session))),
-                    transactionOn(lease, owner)
-                  ),
-                onFailure: (cause) => {
-                  const failure = Cause.failureOption(cause)
-                  const give = Effect.sync(() => lease.pool.give(lease.session))
-                  if (failure._tag === "None") {
-                    return Effect.zipRight(give, Effect.failCause(cause as Cause.Cause<never>))
-                  }
-                  return Effect.ensuring(
-                    restore(beginFailed(lease, failure.value, trouble)),
-                    give
-                  ).pipe(Effect.zipRight(start(trouble)))
-                }
-              })
-            )
-          ).pipe(Effect.onError((cause) => Scope.close(scope, Exit.failCause(cause))))
-        )
-      return start(noTrouble())
-    })
-
   /** A transaction of which only BEGIN may have run has done nothing: it begins again elsewhere. */
-  const beginFailed = (lease: Lease, error: SessionError, trouble: Trouble) => {
+  const beginFailed = (
+    lease: Lease,
+    error: SessionError,
+    trouble: Trouble
+  ): Effect.Effect<void, SqlError.SqlError> => {
+    const { pool, session } = lease
     if (error.fate === "Answered") return Effect.fail(answered(error.cause))
-    if (error.fate === "Unanswered" && isTimeout(error))
-      return timedOut(lease, error.cause, "RolledBack")
-    lease.session.destroy()
+    session.destroy()
+    if (tell.verdict(error) === "Timeout") return tell.timedOut(lease, error.cause, "RolledBack")
     return Effect.zipRight(
-      checkDeadline(trouble, lease.pool.host, error.cause),
-      error.fate === "NotSent"
-        ? Effect.void
-        : Effect.asVoid(recoverQuietly(lease.pool.epoch, error.cause))
+      leases.again(trouble, pool.host, error.cause),
+      error.fate === "NotSent" ? Effect.void : leases.move(pool.epoch, error.cause)
     )
   }
+
+  const beginOn = (restore: Restore, trouble: Trouble): Effect.Effect<Lease, SqlError.SqlError> =>
+    Effect.flatMap(leases.acquire(restore, trouble), (lease) => {
+      const give = Effect.sync(() => lease.pool.give(lease.session))
+      return Effect.matchCauseEffect(restore(lease.session.command("BEGIN")), {
+        onSuccess: () => Effect.succeed(lease),
+        onFailure: (cause) =>
+          Either.match(Cause.failureOrCause(cause), {
+            onRight: (interrupted) => Effect.zipRight(give, Effect.failCause(interrupted)),
+            onLeft: (error) =>
+              Effect.zipRight(give, restore(beginFailed(lease, error, trouble))).pipe(
+                Effect.zipRight(beginOn(restore, trouble))
+              )
+          })
+      })
+    })
 
   const transactionOn = (lease: Lease, owner: symbol): TransactionConnection => {
     const { pool, session } = lease
     let lost: SqlError.SqlError | undefined
-    const fail =
-      (isCommit: boolean) =>
-      (error: SessionError): Effect.Effect<never, SqlError.SqlError> =>
-        Effect.suspend(() => {
-          if (lost !== undefined) return Effect.fail(lost)
-          if (error.fate === "Answered") {
-            const isReadOnly = Classifier.classify(classifier, error.cause)._tag === "ReadOnly"
-            return Effect.zipRight(
-              isReadOnly ? topology.refresh : Effect.void,
-              Effect.fail(answered(error.cause))
-            )
-          }
-          const sent = error.fate === "Unanswered"
-          const outcome = isCommit && sent ? "Unknown" : "RolledBack"
-          const end =
-            sent && isTimeout(error)
-              ? timedOut(lease, error.cause, outcome)
-              : recoverAndTell(
-                  lease,
-                  error.cause,
-                  outcome,
-                  ({ attempts, writer }, elapsed) =>
-                    new TransactionResolutionUnknown({
-                      outcome,
-                      from: pool.host,
-                      to: writer.host,
-                      role: "writer",
-                      epoch: writer.epoch,
-                      elapsed,
-                      attempts,
-                      sent,
-                      cause: error.cause
-                    })
-                )
-          return Effect.tapError(end, (_) => Effect.sync(() => (lost ??= _)))
-        })
-    const whenAlive = <A>(
-      effect: Effect.Effect<A, SqlError.SqlError>
-    ): Effect.Effect<A, SqlError.SqlError> =>
-      Effect.suspend(() => (lost === undefined ? effect : Effect.fail(lost)))
-    const connection = connectionOn(session, fail(false), (effect) =>
-      annotated(() => effect)(lease)
-    )
+
+    const fail = (
+      error: SessionError,
+      isCommit: boolean
+    ): Effect.Effect<never, SqlError.SqlError> => {
+      if (lost !== undefined) return Effect.fail(lost)
+      const verdict = tell.verdict(error)
+      if (error.fate === "Answered" && verdict !== "ConnectionLost") {
+        return Effect.zipRight(
+          verdict === "ReadOnly" ? topology.refresh : Effect.void,
+          Effect.fail(answered(error.cause))
+        )
+      }
+      const sent = error.fate !== "NotSent"
+      const outcome = isCommit && sent ? "Unknown" : "RolledBack"
+      return Effect.tapError(
+        sent && verdict === "Timeout"
+          ? tell.timedOut(lease, error.cause, outcome)
+          : tell.transactionLost(lease, outcome, sent, error.cause),
+        (error) => Effect.sync(() => (lost ??= error))
+      )
+    }
+
+    const whenNotLost = <A>(effect: Effect.Effect<A, SqlError.SqlError>) =>
+      Effect.suspend(() => (lost === undefined ? annotated(pool, effect) : Effect.fail(lost)))
+    const target = Connection.onSession(session, (error) => fail(error, false))
     return {
+      ...Connection.make({
+        execute: (request) => whenNotLost(target.execute(request)),
+        stream: (request) => Stream.unwrap(whenNotLost(Effect.succeed(target.stream(request))))
+      }),
       owner,
       lost: () => lost,
       isAlive: () => lost === undefined && session.isOpen(),
       rollback: session.command("ROLLBACK"),
       abort: Effect.sync(() => session.destroy()),
       command: (sql, phase) =>
-        whenAlive(Effect.catchAll(session.command(sql), fail(phase === "commit"))),
-      execute: (sql, params, transform) => whenAlive(connection.execute(sql, params, transform)),
-      executeUnprepared: (sql, params, transform) =>
-        whenAlive(connection.executeUnprepared(sql, params, transform)),
-      executeRaw: (sql, params) => whenAlive(connection.executeRaw(sql, params)),
-      executeValues: (sql, params) => whenAlive(connection.executeValues(sql, params)),
-      executeStream: (sql, params, transform) =>
-        Stream.suspend(() =>
-          lost === undefined ? connection.executeStream(sql, params, transform) : Stream.fail(lost)
+        whenNotLost(
+          Effect.catchAll(session.command(sql), (error) => fail(error, phase === "commit"))
         )
     }
   }
 
-  return {
-    execute: (request) => run(annotated((lease) => lease.session.execute(request))),
-    stream,
-    reserve: Effect.map(scopedLease, (lease) =>
-      connectionOn(
-        lease.session,
-        (error) => heldError(lease, error),
-        (effect) => annotated(() => effect)(lease)
-      )
-    ),
-    begin,
-    notifications: (listen, open) =>
-      Stream.unwrapScoped(
-        Effect.gen(function* () {
-          const lease = yield* listening(open, noTrouble())
-          yield* Effect.catchAll(lease.session.command(listen), (error) => heldError(lease, error))
-          return Stream.catchAll(lease.session.notifications, (error) =>
-            Stream.fromEffect(heldError(lease, error))
-          )
-        })
-      )
-  }
-
   /** A connection of its own to the writer, outside the pool. */
-  function listening(
+  const openOutside = (
     open: (host: Host) => Effect.Effect<Session, SessionError>,
     trouble: Trouble
-  ): Effect.Effect<Lease, SqlError.SqlError, Scope.Scope> {
-    return Effect.gen(function* () {
-      let pool = router.ready()
-      while (pool === undefined) {
-        yield* recoverQuietly(router.current()?.epoch ?? topology.unsafeCurrent().epoch, undefined)
-        pool = router.ready()
-      }
-      const current = pool
-      return yield* Effect.uninterruptibleMask((restore) =>
-        Effect.tap(restore(open(current.host)), (session) =>
+  ): Effect.Effect<Lease, SqlError.SqlError, Scope.Scope> =>
+    Effect.flatMap(leases.writer, (pool) =>
+      Effect.uninterruptibleMask((restore) =>
+        Effect.tap(restore(open(pool.host)), (session) =>
           Effect.addFinalizer(() => Effect.sync(() => session.destroy()))
         )
       ).pipe(
-        Effect.map((session) => ({ pool: current, session })),
+        Effect.map((session) => ({ pool, session })),
         Effect.catchAll((error) =>
-          Effect.zipRight(afterRefusal(current, error, trouble), listening(open, trouble))
+          Effect.zipRight(leases.refused(pool, error, trouble), openOutside(open, trouble))
         )
       )
-    })
+    )
+
+  return {
+    execute,
+    stream,
+    reserve: Effect.map(leases.scoped, (lease) => {
+      const target = Connection.onSession(lease.session, (error) => tell.held(lease, error))
+      return Connection.make({
+        execute: (request) => annotated(lease.pool, target.execute(request)),
+        stream: target.stream
+      })
+    }),
+    begin: (owner) =>
+      Effect.uninterruptibleMask((restore) =>
+        Effect.flatMap(beginOn(restore, noTrouble()), (lease) =>
+          Effect.as(
+            Effect.addFinalizer(() => Effect.sync(() => lease.pool.give(lease.session))),
+            transactionOn(lease, owner)
+          )
+        )
+      ),
+    notifications: (listen, open) =>
+      Stream.unwrapScoped(
+        Effect.gen(function* () {
+          const lease = yield* openOutside(open, noTrouble())
+          yield* Effect.catchAll(lease.session.command(listen), (error) => tell.held(lease, error))
+          return Stream.catchAll(lease.session.notifications, (error) =>
+            Stream.fromEffect(tell.held(lease, error))
+          )
+        })
+      )
   }
 }

@@ -7,13 +7,15 @@
 import { Reactivity } from "@effect/experimental"
 import type { SqlConnection, SqlError } from "@effect/sql"
 import { SqlClient, Statement } from "@effect/sql"
-import { Context, Effect, Stream } from "effect"
+import { Context, Effect } from "effect"
 import type { Session } from "../Connector.js"
 import { SessionError } from "../Connector.js"
 import { ConfigurationError } from "../Errors.js"
 import * as Classifier from "../ErrorClassifier.js"
-import type { Runner, TransformRows } from "./runner.js"
-import { answered, connectionOn, transformChunk } from "./runner.js"
+import type { TransformRows } from "./connection.js"
+import * as Connection from "./connection.js"
+import type { Runner } from "./runner.js"
+import { answered } from "./tell.js"
 import type { Frame } from "./transaction.js"
 import * as Transaction from "./transaction.js"
 
@@ -35,23 +37,8 @@ export const make = (options: {
       `effect-failover/SqlFailover/Transaction/${clients++}`
     )
 
-    const rows = (sql: string, params: ReadonlyArray<unknown>, transform: TransformRows) => {
-      const result = runner.execute({ sql, params, shape: "objects" })
-      return transform === undefined ? result : Effect.map(result, transform)
-    }
     /** Not bound to any connection: each of its statements is routed by itself. */
-    const routed: SqlConnection.Connection = {
-      execute: rows,
-      executeUnprepared: rows,
-      executeRaw: (sql, params) => runner.execute({ sql, params, shape: "raw" }),
-      executeValues: (sql, params) => runner.execute({ sql, params, shape: "values" }),
-      executeStream: (sql, params, transform) => {
-        const result = runner.stream({ sql, params, shape: "objects" })
-        return transform === undefined
-          ? result
-          : Stream.mapChunks(result, transformChunk(transform))
-      }
-    }
+    const routed = Connection.make(runner)
 
     const acquirer: SqlConnection.Connection.Acquirer = Effect.withFiberRuntime((fiber) =>
       Effect.succeed(
@@ -94,13 +81,11 @@ export const setUpSession = (
   setUp: (sql: Statement.Constructor) => Effect.Effect<unknown, SqlError.SqlError>
 ): Effect.Effect<void, SessionError> => {
   let broken: SessionError | undefined
-  const connection = connectionOn(
-    session,
-    (error) => {
+  const connection = Connection.make(
+    Connection.onSession(session, (error) => {
       broken = error.fate === "Answered" ? undefined : error
       return Effect.fail(answered(error.cause))
-    },
-    (effect) => effect
+    })
   )
   const sql = Statement.make(Effect.succeed(connection), compiler, [], undefined)
   return Effect.matchEffect(setUp(sql), {

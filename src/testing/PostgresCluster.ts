@@ -185,8 +185,7 @@ export interface PostgresCluster {
   /**
    * Makes a standby the primary: the given one, else the running one that has received most. Returns as soon as it
    * accepts writes; the other standbys are re-pointed at the same moment, and commits wait for one of them unless none
-   * can follow. The old primary is left as it is: kill or stop it before, or have two (it does not come back by itself:
-   * `rejoin` it).
+   * can follow. The old primary is left as it is: kill or stop it before, or there are two. `rejoin` brings it back.
    */
   readonly promote: (node?: Node) => Effect.Effect<Promotion, PostgresClusterError>
   /**

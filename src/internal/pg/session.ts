@@ -37,16 +37,28 @@ const CANCEL_TIMEOUT_MILLIS = 5_000
 /** A stream that is left early says so to the server, and does not wait longer than this for its answer. */
 const CLOSE_CURSOR_TIMEOUT_MILLIS = 1_000
 
+type Done = (error: SessionError | undefined, result: Row) => void
+
+/** A query that knows whether it has been written to the socket, and whether its caller was told. */
 class TrackedQuery extends Pg.Query {
   sent = false
-  override submit = (connection: Pg.Connection): void => {
-    this.sent = internals2(connection).stream.writable
-    return Pg.Query.prototype.submit.call(this, connection)
-  }
+  settled = false
+  timer: NodeJS.Timeout | undefined
 }
 
-const internals2 = (connection: Pg.Connection) =>
-  connection as unknown as { readonly stream: Net.Socket }
+// On the prototype, since a method per statement would cost more than the statement's bookkeeping.
+Object.assign(TrackedQuery.prototype, {
+  submit(this: TrackedQuery, connection: Pg.Connection & { readonly stream: Net.Socket }): unknown {
+    this.sent = connection.stream.writable
+    return Pg.Query.prototype.submit.call(this, connection)
+  }
+})
+
+type Result = Pg.QueryArrayResult & Pg.QueryResult
+
+/** Several statements in one text have several results. */
+const rowsOf = (result: Result | ReadonlyArray<Result>): Row =>
+  Array.isArray(result) ? result.map((_) => _.rows ?? []) : ((result as Result).rows ?? [])
 
 const isFatal = (cause: unknown): boolean =>
   typeof cause === "object" &&
@@ -97,22 +109,49 @@ export class PgSession implements Session {
     }
   }
 
+  readonly submit = (request: Request, done: Done): (() => void) => {
+    if (this.ended !== undefined) {
+      done(new SessionError({ cause: this.ended.cause, fate: "NotSent" }), undefined)
+      return () => undefined
+    }
+    const { params, shape, sql } = request
+    const query: TrackedQuery = new TrackedQuery(
+      shape === "values" ? ({ text: sql, rowMode: "array" } as Pg.QueryConfig) : sql,
+      params,
+      (cause: Error | undefined, result: Result) => {
+        if (!this.settle(query)) return
+        if (cause) done(this.failure(cause, query.sent), undefined)
+        else done(undefined, shape === "raw" ? result : rowsOf(result))
+      }
+    )
+    this.inFlight++
+    this.client.query(query)
+    if (this.queryTimeout !== undefined) this.limit(query, this.queryTimeout, done)
+    return () => {
+      if (this.settle(query)) {
+        this.retire(query.sent, new Error("The statement on this connection was interrupted"))
+      }
+    }
+  }
+
   readonly execute = (request: Request): Effect.Effect<Row, SessionError> =>
-    this.run(request, (result) =>
-      request.shape === "raw"
-        ? result
-        : Array.isArray(result)
-          ? result.map((_) => _.rows ?? [])
-          : (result.rows ?? [])
+    Effect.async((resume) =>
+      Effect.sync(
+        this.submit(request, (error, result) =>
+          resume(error === undefined ? Effect.succeed(result) : Effect.fail(error))
+        )
+      )
     )
 
   readonly command = (sql: string): Effect.Effect<string, SessionError> =>
-    this.run({ sql, params: [], shape: "raw" }, (result) => result.command ?? "")
+    Effect.map(this.execute({ sql, params: [], shape: "raw" }), (result) => result.command ?? "")
 
   readonly stream = (request: Request): Stream.Stream<Row, SessionError> =>
     Stream.unwrapScoped(
       Effect.gen(this, function* () {
-        if (this.ended !== undefined) return yield* this.failure(this.ended.cause, "NotSent")
+        if (this.ended !== undefined) {
+          return yield* new SessionError({ cause: this.ended.cause, fate: "NotSent" })
+        }
         const cursor = this.client.query(new Cursor<Row>(request.sql, [...request.params]))
         this.inFlight++
         let exhausted = false
@@ -127,7 +166,7 @@ export class PgSession implements Session {
             cursor.read(FETCH_SIZE, (cause, rows) => {
               if (cause instanceof Error) {
                 exhausted = true
-                resume(Effect.mapError(this.failed(cause, true), Option.some))
+                resume(Effect.fail(Option.some(this.failure(cause, true))))
               } else if (rows.length > 0) {
                 resume(Effect.succeed(Chunk.unsafeFromArray(rows)))
               } else {
@@ -162,61 +201,30 @@ export class PgSession implements Session {
     for (const listener of this.listeners.splice(0)) listener(cause)
   }
 
-  private failure(cause: unknown, fate: Fate): Effect.Effect<never, SessionError> {
-    return Effect.fail(new SessionError({ cause, fate }))
+  /** Whoever comes first, the answer, the timeout or the interruption, has the say. */
+  private settle(query: TrackedQuery): boolean {
+    if (query.settled) return false
+    query.settled = true
+    this.inFlight--
+    if (query.timer !== undefined) clearTimeout(query.timer)
+    return true
   }
 
-  private failed(cause: unknown, sent: boolean): Effect.Effect<never, SessionError> {
+  private limit(query: TrackedQuery, timeout: Duration.Duration, done: Done): void {
+    query.timer = setTimeout(() => {
+      if (!this.settle(query)) return
+      const cause = new NoAnswer({ timeout })
+      this.retire(query.sent, cause)
+      done(new SessionError({ cause, fate: query.sent ? "Unanswered" : "NotSent" }), undefined)
+    }, Duration.toMillis(timeout))
+  }
+
+  private failure(cause: unknown, sent: boolean): SessionError {
     if (isFatal(cause)) this.end(cause)
     // A server's ERROR is its answer; so is what the driver refuses to encode while the session lives.
     const isAnswer = !isFatal(cause) && (isServerError(cause) || this.ended === undefined)
-    return this.failure(cause, isAnswer ? "Answered" : sent ? "Unanswered" : "NotSent")
-  }
-
-  private run<A>(
-    request: Request,
-    f: (result: Pg.QueryArrayResult & Pg.QueryResult) => A
-  ): Effect.Effect<A, SessionError> {
-    return Effect.async<A, SessionError>((resume) => {
-      if (this.ended !== undefined) {
-        return resume(this.failure(this.ended.cause, "NotSent"))
-      }
-      let done = false
-      let timer: NodeJS.Timeout | undefined
-      const finish = (result: Effect.Effect<A, SessionError>): void => {
-        if (done) return
-        done = true
-        this.inFlight--
-        if (timer !== undefined) clearTimeout(timer)
-        resume(result)
-      }
-      const query: TrackedQuery = new TrackedQuery(
-        {
-          text: request.sql,
-          values: [...request.params],
-          ...(request.shape === "values" ? { rowMode: "array" } : undefined)
-        },
-        undefined,
-        (cause: Error | undefined, result: Pg.QueryArrayResult & Pg.QueryResult) =>
-          finish(cause ? this.failed(cause, query.sent) : Effect.succeed(f(result)))
-      )
-      this.inFlight++
-      this.client.query(query)
-      if (this.queryTimeout !== undefined) {
-        const timeout = this.queryTimeout
-        timer = setTimeout(() => {
-          const sent = query.sent
-          this.retire(sent, new NoAnswer({ timeout }))
-          finish(this.failure(new NoAnswer({ timeout }), sent ? "Unanswered" : "NotSent"))
-        }, Duration.toMillis(timeout))
-      }
-      return Effect.sync(() => {
-        if (done) return
-        done = true
-        if (timer !== undefined) clearTimeout(timer)
-        this.retire(query.sent, new Error("The statement on this connection was interrupted"))
-      })
-    })
+    const fate: Fate = isAnswer ? "Answered" : sent ? "Unanswered" : "NotSent"
+    return new SessionError({ cause, fate })
   }
 
   /** Gives up a connection with a statement in flight, and asks the server to cancel exactly that one. */

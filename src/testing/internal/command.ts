@@ -3,6 +3,7 @@ import { spawn } from "node:child_process"
 import { Duration, Effect } from "effect"
 import type { Account } from "./account.js"
 import { PostgresClusterError } from "./clusterError.js"
+import * as Processes from "./processes.js"
 import type { Guarded } from "./watchdog.js"
 
 export interface Command {
@@ -52,12 +53,14 @@ export const run = (command: Command): Effect.Effect<Result, PostgresClusterErro
       resume(Effect.fail(new PostgresClusterError({ message: `cannot run ${line}`, hint, cause })))
     )
     child.once("close", (code) => resume(Effect.succeed({ code, output })))
-    return Effect.async<void>((done) => {
+    return Effect.suspend(() => {
       if (child.pid === undefined || child.exitCode !== null || child.signalCode !== null) {
-        return done(Effect.void)
+        return Effect.void
       }
-      child.once("exit", () => done(Effect.void))
-      child.kill("SIGKILL")
+      // initdb runs a server, which would go on without it.
+      const all = [child.pid, ...Processes.freeze(child.pid)]
+      for (const each of all) Processes.signal(each, "SIGKILL")
+      return Processes.gone(all)
     })
   }).pipe(
     Effect.timeoutFail({

@@ -1,14 +1,13 @@
 /** The nodes of a cluster: each a server, its sessions, and the proxy that clients go through. */
 import { Duration, Effect, ExecutionStrategy, Exit, Schedule, Scope } from "effect"
 import * as FaultProxy from "../FaultProxy.js"
-import type { Node } from "../PostgresCluster.js"
+import type { Node, Template } from "../PostgresCluster.js"
 import type * as Account from "./account.js"
 import * as Clone from "./clone.js"
 import type { PostgresClusterError } from "./clusterError.js"
 import * as Ports from "./ports.js"
 import * as Server from "./server.js"
 import * as Sessions from "./sessions.js"
-import type { Template } from "./template.js"
 import type { Guarded } from "./watchdog.js"
 
 export interface Member {
@@ -30,6 +29,9 @@ export const database = "postgres"
 
 /** Clusters on one busy machine start dozens of processes at once. */
 const readyBound = Duration.seconds(60)
+
+/** A new standby streams within 100 ms of its start. */
+export const catchUpBound = Duration.seconds(30)
 
 /** Starts the server of a configured member, and ends when it accepts connections. */
 export const start = (member: Member): Effect.Effect<void, PostgresClusterError> => {

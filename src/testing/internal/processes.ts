@@ -67,21 +67,21 @@ export const isAlive = (pid: number): boolean => {
 }
 
 /**
- * Stops (SIGSTOP) a process and all its children; returns the children. The parent goes first, so that it makes no new
- * ones; the list is complete when nothing new is found twice, because by then those who could change it stand still.
+ * Stops (SIGSTOP) a process and all its descendants; returns the descendants. A parent goes first, so that it makes no
+ * new ones; the list is complete when nothing new is found twice, because by then those who could change it stand still.
  */
 export const freeze = (pid: number): ReadonlyArray<number> => {
-  const children = new Set<number>()
+  const descendants = new Set<number>()
   signal(pid, "SIGSTOP")
   for (let quiet = 0; quiet < 2; quiet++) {
     for (const child of childrenOf(pid)) {
-      if (children.has(child)) continue
+      if (descendants.has(child)) continue
       quiet = -1
-      children.add(child)
-      signal(child, "SIGSTOP")
+      descendants.add(child)
+      for (const each of freeze(child)) descendants.add(each)
     }
   }
-  return [...children]
+  return [...descendants]
 }
 
 /** Ends when none of the processes is left, and does not end before: the caller sets the bound. */

@@ -7,6 +7,7 @@ import type { Account } from "./account.js"
 import { PostgresClusterError } from "./clusterError.js"
 import * as Command from "./command.js"
 import * as Processes from "./processes.js"
+import * as SharedMemory from "./sharedMemory.js"
 import type { Guarded } from "./watchdog.js"
 
 export interface Server {
@@ -67,8 +68,8 @@ export const make = (options: {
     let state: State = stopped
     let exit = Deferred.unsafeMake<void>(yield* Effect.fiberId)
     let closed = false
-    /** The System V segment that a killed server left; its next start in the same directory removes it. */
-    let segment: string | undefined
+    /** What killed servers have left, unless a later one has removed it. */
+    const segments = new Set<string>()
 
     const failure: Server["failure"] = (message, hint, cause) => {
       const log = readTail(logFile)
@@ -112,7 +113,6 @@ export const make = (options: {
       if (pid === undefined) return yield* failure("cannot start postgres", "is it executable?")
       options.guarded.track(pid)
       state = { _tag: "Running", child, pid }
-      segment = undefined
       child.once("exit", () => {
         // The postmaster of a frozen node was killed from outside: its children cannot notice.
         if (state._tag === "Frozen") {
@@ -124,14 +124,9 @@ export const make = (options: {
       })
     }).pipe(Effect.uninterruptible)
 
-    /** `key id`, the seventh line. */
-    const leftSegment = (): string | undefined => {
-      try {
-        const lines = Fs.readFileSync(Path.join(directory, "postmaster.pid"), "utf8").split("\n")
-        return lines[6]?.trim().split(/\s+/)[1]
-      } catch {
-        return undefined
-      }
+    const noteSegment = (): void => {
+      const id = SharedMemory.leftBy(directory)
+      if (id !== undefined) segments.add(id)
     }
 
     const kill = Effect.suspend(() => {
@@ -139,7 +134,7 @@ export const make = (options: {
       const { pid } = state
       // All stand still before the first one dies: nobody notices half a death, and nobody escapes the list.
       const children = Processes.freeze(pid)
-      segment = leftSegment()
+      noteSegment()
       for (const each of [pid, ...children]) Processes.signal(each, "SIGKILL")
       return Effect.zipRight(exited, Processes.gone(children)).pipe(
         Effect.timeoutFail({
@@ -209,13 +204,8 @@ export const make = (options: {
         Effect.timeout(closeBound),
         Effect.ignore,
         Effect.zipRight(kill),
-        Effect.zipRight(
-          Effect.suspend(() =>
-            segment === undefined
-              ? Effect.void
-              : Command.run({ program: "ipcrm", args: ["-m", segment], account: undefined })
-          )
-        ),
+        Effect.zipRight(Effect.sync(noteSegment)),
+        Effect.zipRight(Effect.suspend(() => Effect.forEach(segments, SharedMemory.remove))),
         Effect.ignore
       )
     )

@@ -3,20 +3,13 @@ import { randomBytes } from "node:crypto"
 import * as Fs from "node:fs"
 import * as Path from "node:path"
 import { Effect, type Scope } from "effect"
+import type { Template } from "../PostgresCluster.js"
 import * as Account from "./account.js"
 import * as Binaries from "./binaries.js"
 import { PostgresClusterError } from "./clusterError.js"
 import * as Command from "./command.js"
+import * as SharedMemory from "./sharedMemory.js"
 import * as Watchdog from "./watchdog.js"
-
-export interface Template {
-  /** The initialised, cleanly stopped data directory. */
-  readonly directory: string
-  /** The directory with the programs `postgres` and `initdb`. */
-  readonly programs: string
-  readonly username: string
-  readonly password: string
-}
 
 export const make: Effect.Effect<Template, PostgresClusterError, Scope.Scope> = Effect.gen(
   function* () {
@@ -24,6 +17,10 @@ export const make: Effect.Effect<Template, PostgresClusterError, Scope.Scope> = 
     const programs = yield* Binaries.make(account)
     const guarded = yield* Watchdog.make("template", account)
     const directory = Path.join(guarded.directory, "data")
+    yield* Effect.addFinalizer(() => {
+      const id = SharedMemory.leftBy(directory)
+      return id === undefined ? Effect.void : SharedMemory.remove(id)
+    })
     const passwordFile = Path.join(guarded.directory, "password")
     const username = "postgres"
     const password = randomBytes(12).toString("hex")

@@ -20,7 +20,7 @@ export interface Guarded {
 
 /**
  * A process is killed only if its command line still names our directory (whose name is random), so a reused pid is
- * left alone. A postmaster is stopped before its children are looked for, so that it cannot make new ones meanwhile;
+ * left alone. A process is stopped before its children are looked for, so that it cannot make new ones meanwhile;
  * SIGKILL reaches stopped processes, frozen nodes included. A killed server leaves one small System V shared memory
  * segment, whose id is in its postmaster.pid.
  */
@@ -42,15 +42,18 @@ children() {
     ps -A -o pid=,ppid= | while read -r pid parent; do [ "$parent" = "$1" ] && echo "$pid"; done
   fi
 }
+tree() {
+  for child in $(children "$1"); do echo "$child"; tree "$child"; done
+}
 for file in "$root"/*/postmaster.pid; do
   [ -f "$file" ] && IFS= read -r pid < "$file" && pids="$pids $pid"
 done
 for pid in $pids; do
   command_line "$pid" | grep -qF -- "$root/" || continue
   kill -STOP "$pid"
-  all=$(children "$pid")
+  all=$(tree "$pid")
   [ -n "$all" ] && kill -STOP $all
-  all="$all $(children "$pid")"
+  all="$all $(tree "$pid")"
   kill -KILL "$pid" $all
 done
 for file in "$root"/*/postmaster.pid; do
@@ -120,8 +123,13 @@ const acquire = (kind: Kind, account: Account.Account) =>
       child.unref()
       const pipe = child.stdin as typeof child.stdin & { readonly unref?: () => void }
       pipe.unref?.()
-      Fs.mkdirSync(directory, { mode: 0o700 })
-      Account.own(directory, account)
+      try {
+        Fs.mkdirSync(directory, { mode: 0o700 })
+        Account.own(directory, account)
+      } catch (error) {
+        child.stdin.end()
+        throw error
+      }
       return { child, directory }
     },
     catch: (cause) =>

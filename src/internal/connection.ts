@@ -1,0 +1,50 @@
+/**
+ * The `Connection` of `@effect/sql` on one session.
+ *
+ * @internal
+ */
+import type { SqlConnection, SqlError } from "@effect/sql"
+import { Chunk, Effect, Stream } from "effect"
+import type { Request, Row, Session, SessionError } from "../Connector.js"
+
+/** @internal */
+export type TransformRows =
+  (<A extends object>(rows: ReadonlyArray<A>) => ReadonlyArray<A>) | undefined
+
+/** Where statements are run: on one session, or wherever they are routed to. @internal */
+export interface Target {
+  readonly execute: (request: Request) => Effect.Effect<Row, SqlError.SqlError>
+  readonly stream: (request: Request) => Stream.Stream<Row, SqlError.SqlError>
+}
+
+/** @internal */
+export const make = (target: Target): SqlConnection.Connection => {
+  const rows = (sql: string, params: ReadonlyArray<unknown>, transform: TransformRows) => {
+    const result = target.execute({ sql, params, shape: "objects" })
+    return transform === undefined ? result : Effect.map(result, transform)
+  }
+  return {
+    execute: rows,
+    executeUnprepared: rows,
+    executeRaw: (sql, params) => target.execute({ sql, params, shape: "raw" }),
+    executeValues: (sql, params) => target.execute({ sql, params, shape: "values" }),
+    executeStream: (sql, params, transform) => {
+      const result = target.stream({ sql, params, shape: "objects" })
+      return transform === undefined
+        ? result
+        : Stream.mapChunks(result, (chunk) =>
+            Chunk.unsafeFromArray(transform(Chunk.toReadonlyArray(chunk)))
+          )
+    }
+  }
+}
+
+/** @internal */
+export const onSession = (
+  session: Session,
+  fail: (error: SessionError) => Effect.Effect<never, SqlError.SqlError>
+): Target => ({
+  execute: (request) => Effect.catchAll(session.execute(request), fail),
+  stream: (request) =>
+    Stream.catchAll(session.stream(request), (error) => Stream.fromEffect(fail(error)))
+})

@@ -1,0 +1,105 @@
+/**
+ * Who is who in the cluster, and what follows from it: every server's configuration, and what Aurora's instances know of
+ * each other.
+ */
+import { Duration, Effect, FiberMap } from "effect"
+import type { Flavor } from "../PostgresCluster.js"
+import * as Aurora from "./aurora.js"
+import type { PostgresClusterError } from "./clusterError.js"
+import * as Config from "./config.js"
+import type { Member } from "./members.js"
+
+const announceBound = Duration.seconds(5)
+
+export interface Roster {
+  readonly members: () => ReadonlyArray<Member>
+  readonly isUp: (member: Member) => boolean
+  readonly standbysUp: () => ReadonlyArray<Member>
+  readonly thePrimary: (all?: ReadonlyArray<Member>) => Effect.Effect<Member>
+  /** Gives a member's server the configuration that follows from what the members are. */
+  readonly configure: (
+    member: Member,
+    all?: ReadonlyArray<Member>
+  ) => Effect.Effect<void, PostgresClusterError>
+  readonly reconcile: Effect.Effect<void, PostgresClusterError>
+  /** To be run when a member came or went. */
+  readonly changed: Effect.Effect<void>
+  /** The member is known to follow the primary: commits may wait for it. */
+  readonly follows: (member: Member) => Effect.Effect<void, PostgresClusterError>
+  /** The member does not follow the primary any more: commits must not wait for it. */
+  readonly lost: (member: Member) => Effect.Effect<void>
+}
+
+export const make = (options: {
+  readonly flavor: Flavor
+  readonly synchronous: boolean
+  readonly username: string
+  readonly password: string
+  readonly settings: Readonly<Record<string, string>>
+  /** Empty until all are up. */
+  readonly members: () => ReadonlyArray<Member>
+  readonly background: FiberMap.FiberMap<string>
+}): Roster => {
+  const { background, members, settings } = options
+
+  const isUp = (member: Member): boolean => member.server.process() === "running"
+  const standbysUp = (): ReadonlyArray<Member> =>
+    members().filter((member) => member.kind === "standby" && isUp(member))
+  const thePrimary = (all: ReadonlyArray<Member> = members()): Effect.Effect<Member> =>
+    Effect.suspend(() =>
+      Effect.orDieWith(
+        Effect.fromNullable(all.find((member) => member.kind === "primary")),
+        () => new Error("one member is always the primary")
+      )
+    )
+
+  /** A former primary keeps what it had: it comes back as it went, and hangs its commits as a real one would. */
+  const configure = (member: Member, all: ReadonlyArray<Member> = members()) =>
+    Effect.gen(function* () {
+      if (member.kind === "former") return
+      const primary = yield* thePrimary(all)
+      const followers = all.some((other) => other !== member && other.follows)
+      yield* member.server.configure(
+        Config.render({
+          id: member.node.id,
+          port: member.node.serverPort,
+          username: options.username,
+          password: options.password,
+          follows: member === primary ? undefined : primary.node.serverPort,
+          synchronous: options.synchronous && followers,
+          settings
+        })
+      )
+    })
+
+  const reconcile = Effect.suspend(() =>
+    Effect.forEach(members(), (member) => configure(member), { discard: true })
+  )
+
+  const announce = Effect.gen(function* () {
+    const primary = yield* thePrimary()
+    if (!isUp(primary)) return
+    const up = [primary, ...standbysUp()].map(({ node }) => node.id)
+    yield* primary.sessions.query(Aurora.announce(primary.node.id, up), [], announceBound)
+  }).pipe(Effect.ignore)
+
+  /** The latest word wins; nobody waits for it. */
+  const changed =
+    options.flavor === "aurora"
+      ? Effect.asVoid(FiberMap.run(background, "announce", announce))
+      : Effect.void
+
+  const lost = (member: Member) =>
+    Effect.suspend(() => {
+      member.follows = false
+      return Effect.zipRight(Effect.ignore(reconcile), changed)
+    })
+
+  const follows = (member: Member) =>
+    Effect.suspend(() => {
+      member.follows = true
+      return Effect.zipRight(reconcile, changed)
+    })
+
+  return { members, isUp, standbysUp, thePrimary, configure, reconcile, changed, follows, lost }
+}
