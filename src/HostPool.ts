@@ -101,7 +101,7 @@ export interface HostPool {
   readonly take: Effect.Effect<Session, SessionError | PoolTimeout>
   /** Hands a connection back; one that broke is dropped. */
   readonly give: (session: Session) => void
-  /** Opens one connection and pools it: proof that the host takes us. */
+  /** Has a connection to the host, and opens one if there is none: proof that the host takes us. */
   readonly warm: Effect.Effect<void, SessionError>
   readonly stats: () => Stats
   /** Ends everything at once: idle connections, those in use, and the waiters. */
@@ -204,17 +204,16 @@ export const make = (options: {
     }
 
     /** The connection is entered, unless the pool was cut while it was being opened. */
-    const open: Effect.Effect<Entry, SessionError> = Effect.suspend(() => {
+    const open: Effect.Effect<Entry, SessionError> = Effect.uninterruptibleMask((restore) => {
       opening++
-      return options.open.pipe(
-        Effect.zip(Random.nextRange(1 - TTL_VARIANCE, 1)),
+      return restore(options.open).pipe(
         Effect.onExit(() => Effect.sync(() => opening--)),
+        Effect.zip(Random.nextRange(1 - TTL_VARIANCE, 1)),
         Effect.flatMap(([session, variance]) => {
           if (!cutOff) return Effect.succeed(adopt(session, variance))
           session.destroy()
           return Effect.fail(cutError())
-        }),
-        Effect.uninterruptible
+        })
       )
     })
 
@@ -223,7 +222,7 @@ export const make = (options: {
     const openOne = (): void => {
       if (cutOff || entries.size + opening >= settings.maxConnections) return
       fork(
-        Effect.matchCauseEffect(Effect.interruptible(open), {
+        Effect.matchCauseEffect(open, {
           onFailure: (cause) =>
             Effect.sync(() => {
               // Those in use will come back: whoever waits may still get one of them.
@@ -311,7 +310,14 @@ export const make = (options: {
       unsafeTake,
       take,
       give,
-      warm: Effect.asVoid(Effect.tap(open, (entry) => Effect.sync(() => offer(entry)))),
+      warm: Effect.suspend(() =>
+        // A full pool of open connections, or an idle one, is proof enough.
+        idle.some(usable) || entries.size + opening >= settings.maxConnections
+          ? Effect.void
+          : Effect.uninterruptibleMask((restore) =>
+              Effect.map(restore(open), (entry) => offer(entry))
+            )
+      ),
       stats: () => ({ open: entries.size, idle: idle.length, waiting: waiters.size }),
       cut,
       isCut: () => cutOff

@@ -142,6 +142,7 @@ export const make = (
     yield* topology.changes.pipe(
       Stream.map((state) => ({ phase: state.phase._tag, epoch: state.epoch })),
       Stream.changesWith((a, b) => a.phase === b.phase && a.epoch === b.epoch),
+      Stream.buffer({ capacity: 1, strategy: "sliding" }),
       Stream.runForEach(() =>
         Effect.suspend(() => {
           const pool = router.current()

@@ -135,7 +135,7 @@ export interface Topology {
   readonly clusterId: string
   /** What is known now. Never waits. */
   readonly current: Effect.Effect<TopologyState.TopologyState>
-  /** What is known now and every change of it. */
+  /** What is known now and every change of phase, epoch, and of a host's role or availability. */
   readonly changes: Stream.Stream<TopologyState.TopologyState>
   /**
    * The confirmed writer; searches for it where there is none.
@@ -218,7 +218,9 @@ export const make = (options: Options): Effect.Effect<Topology, never, Scope.Sco
           const after = TopologyState.reduce(before, event, now, settings)
           if (after === before) return Effect.void
           MutableRef.set(state, after)
-          const publish = SubscriptionRef.set(published, after)
+          const publish = TopologyState.isSameView(before, after)
+            ? Effect.void
+            : SubscriptionRef.set(published, after)
           return before.phase._tag === after.phase._tag
             ? publish
             : Effect.zipRight(endPhase(after), publish)

@@ -161,7 +161,7 @@ export interface TopologyState {
   /** The last confirmed writer. While `phase` is not `Calm`, it is the one in doubt. */
   readonly writer: Writer | undefined
   readonly epoch: number
-  /** The newest server epoch that a writer was confirmed with. */
+  /** The newest server epoch that a writer was confirmed with, or claimed. */
   readonly serverEpoch: bigint | undefined
   readonly phase: Phase
 }
@@ -234,6 +234,26 @@ export const initial = (options: {
  */
 export const confirmedWriter = (state: TopologyState): Writer | undefined =>
   state.phase._tag === "Calm" ? state.writer : undefined
+
+/**
+ * Whether two states look the same from outside: phase, epoch, and every host's role and availability.
+ *
+ * @since 0.1.0
+ * @category guards
+ */
+export const isSameView = (a: TopologyState, b: TopologyState): boolean =>
+  a.phase._tag === b.phase._tag &&
+  a.epoch === b.epoch &&
+  a.hosts.length === b.hosts.length &&
+  a.hosts.every((host, i) => {
+    const other = b.hosts[i]
+    return (
+      other !== undefined &&
+      Host.isSame(host.host, other.host) &&
+      host.role === other.role &&
+      host.availability === other.availability
+    )
+  })
 
 type Searching = Extract<Phase, { readonly _tag: "Searching" }>
 
@@ -338,12 +358,11 @@ const isOlder = (a: bigint | undefined, b: bigint | undefined): boolean =>
 
 const isNewer = (a: bigint | undefined, b: bigint | undefined): boolean => isOlder(b, a)
 
-/** Whether the claimant is the same reign of the same server: then nothing has changed for anybody. */
+/** Whether nothing tells the claimant from the writer that we know. */
 const isSameReign = (writer: Writer | undefined, claim: Observation): boolean =>
   writer !== undefined &&
   Host.isSame(writer.host, claim.host) &&
   writer.serverEpoch === claim.serverEpoch &&
-  writer.incarnation !== undefined &&
   writer.incarnation === claim.incarnation
 
 const confirm = (
@@ -352,7 +371,9 @@ const confirm = (
   now: number,
   settings: Settings
 ): TopologyState => {
-  const epoch = isSameReign(state.writer, claim) ? state.epoch : state.epoch + 1
+  // A writer that was lost and cannot tell a restart may have restarted.
+  const isKnown = claim.incarnation !== undefined && isSameReign(state.writer, claim)
+  const epoch = isKnown ? state.epoch : state.epoch + 1
   return {
     ...soleWriter(prune(state, claim), claim.host),
     writer: {
@@ -383,8 +404,8 @@ const settle = (state: TopologyState, now: number, settings: Settings): Topology
       lost !== undefined &&
       !Host.isSame(claim.host, lost.host) &&
       (claim.serverEpoch === undefined ||
-        state.serverEpoch === undefined ||
-        isNewer(claim.serverEpoch, state.serverEpoch))
+        lost.serverEpoch === undefined ||
+        isNewer(claim.serverEpoch, lost.serverEpoch))
     const graceIsOver = now - since >= Duration.toMillis(settings.reelectionGrace)
     return succeeds || complete || graceIsOver ? confirm(state, claim, now, settings) : state
   }
@@ -394,19 +415,37 @@ const settle = (state: TopologyState, now: number, settings: Settings): Topology
     : state
 }
 
-/** A claim that is older than what we know is refused; of two, the newer server epoch stands. */
+/**
+ * A claim that is older than what we know is refused; of two, the newer server epoch stands, and where
+ * epochs tell nothing, anybody's but that of the writer that was lost.
+ */
 const bestClaim = (state: TopologyState, phase: Searching, observation: Observation) => {
-  const standing = phase.claim
-  const fromSame = standing !== undefined && Host.isSame(standing.host, observation.host)
+  const standing =
+    phase.claim !== undefined && isAnsweredBy(phase.claim, observation) ? undefined : phase.claim
   if (observation.role === "reader" || isOlder(observation.serverEpoch, state.serverEpoch)) {
-    return fromSame ? undefined : standing
+    return standing
   }
-  return standing === undefined ||
-    fromSame ||
-    isNewer(observation.serverEpoch, standing.serverEpoch)
-    ? observation
-    : standing
+  if (standing === undefined || isNewer(observation.serverEpoch, standing.serverEpoch)) {
+    return observation
+  }
+  const incomparable = observation.serverEpoch === undefined || standing.serverEpoch === undefined
+  const isOfLost = phase.lost !== undefined && Host.isSame(standing.host, phase.lost.host)
+  return incomparable && isOfLost ? observation : standing
 }
+
+/** Whether the same host, or one of its addresses, has now given another answer. */
+const isAnsweredBy = (claim: Observation, { host, probed }: Observation): boolean =>
+  Host.isSame(claim.host, host) ||
+  Host.isSame(claim.probed, probed) ||
+  Host.isSame(claim.host, probed)
+
+/** Also if the claimant falls silent: whoever is older is not the writer any more. */
+const claimed = (state: TopologyState, { role, serverEpoch }: Observation): TopologyState =>
+  role === "writer" ? { ...state, serverEpoch: newest(state.serverEpoch, serverEpoch) } : state
+
+/** Whether it was the writer's address that answered. */
+const isWatched = (writer: Writer, { probed }: Observation): boolean =>
+  Host.isSame(probed, writer.probed) || Host.isSame(probed, writer.host)
 
 const observed = (
   before: TopologyState,
@@ -423,7 +462,7 @@ const observed = (
         availability: "available",
         lastError: "says that it is the writer, of an epoch that has ended"
       }))
-    : learn(before, observation)
+    : claimed(learn(before, observation), observation)
   switch (state.phase._tag) {
     case "Idle":
       return state
@@ -448,11 +487,14 @@ const observed = (
       const writer = state.writer
       if (writer === undefined) return state
       const isWriter = Host.isSame(writer.host, observation.host)
-      if (observation.role === "reader") return isWriter ? search(state, now) : state
-      if (isSameReign(writer, observation))
+      const claims = observation.role === "writer" && !refused
+      if (claims && isSameReign(writer, observation))
         return soleWriter(prune(state, observation), writer.host)
-      return isNewer(observation.serverEpoch, state.serverEpoch) || (isWriter && !refused)
-        ? confirm(state, observation, now, settings)
+      if (claims && (isWriter || isNewer(observation.serverEpoch, before.serverEpoch)))
+        return confirm(state, observation, now, settings)
+      // The writer itself takes it back, or another host answers where the writer did.
+      return isWriter || isWatched(writer, observation)
+        ? search(state, now)
         : soleWriter(state, writer.host)
     }
   }
@@ -480,7 +522,11 @@ const probeFailed = (
       phase: Phase.Searching({
         ...state.phase,
         answers,
-        claim: claim !== undefined && Host.isSame(claim.probed, event.probed) ? undefined : claim
+        claim:
+          claim !== undefined &&
+          (Host.isSame(claim.probed, event.probed) || Host.isSame(claim.host, event.probed))
+            ? undefined
+            : claim
       })
     },
     now,

@@ -132,10 +132,18 @@ export const make = (options: {
     Effect.flatMap(restore(writer), (pool) =>
       Effect.matchEffect(restore(pool.take), {
         onSuccess: (session) => Effect.succeed({ pool, session }),
-        onFailure: (error) =>
-          error._tag === "PoolTimeout"
+        onFailure: (error) => {
+          if (error._tag === "SessionError") {
+            return Effect.zipRight(
+              restore(refused(pool, error, trouble)),
+              acquire(restore, trouble)
+            )
+          }
+          // While the writer is in doubt it is the failover that one waits for, not a connection.
+          return router.ready() === pool
             ? Effect.fail(sqlError(error))
-            : Effect.zipRight(restore(refused(pool, error, trouble)), acquire(restore, trouble))
+            : Effect.zipRight(restore(again(trouble, pool.host, error)), acquire(restore, trouble))
+        }
       })
     )
 

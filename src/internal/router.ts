@@ -70,13 +70,10 @@ export const make = (options: {
       current: () => current?.pool,
       connect: (writer) =>
         Effect.flatMap(poolOf(writer), (pool) =>
-          // A restarted statement may have opened one already; then this is done.
-          pool.stats().idle > 0
-            ? Effect.void
-            : Effect.mapError(
-                pool.warm,
-                (error) => options.rejectionOf(writer.host, error.cause) ?? error
-              )
+          Effect.mapError(
+            pool.warm,
+            (error) => options.rejectionOf(writer.host, error.cause) ?? error
+          )
         ),
       abandon: Effect.sync(() => current?.pool.cut())
     } satisfies Router

@@ -252,7 +252,7 @@ export const make = (options: {
       owner,
       lost: () => lost,
       isAlive: () => lost === undefined && session.isOpen(),
-      rollback: session.command("ROLLBACK"),
+      rollback: session.command,
       abort: Effect.sync(() => session.destroy()),
       command: (sql, phase) =>
         whenNotLost(

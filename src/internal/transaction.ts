@@ -29,7 +29,7 @@ export interface TransactionConnection extends SqlConnection.Connection {
   /** Whether there is still something to roll back. */
   readonly isAlive: () => boolean
   /** Without a failover: if the connection is lost, the transaction is rolled back all the same. */
-  readonly rollback: Effect.Effect<void, unknown>
+  readonly rollback: (sql: string) => Effect.Effect<unknown, unknown>
   /** Ends the connection, and with it the transaction. */
   readonly abort: Effect.Effect<void>
   readonly owner: symbol
@@ -80,11 +80,14 @@ const rolledBack = () =>
 /** On a host that does not answer, the end of the connection does the same. */
 const ROLLBACK_TIMEOUT = Duration.seconds(1)
 
-const rollback = (connection: TransactionConnection): Effect.Effect<void> =>
-  Effect.interruptible(connection.rollback).pipe(
-    Effect.timeoutFail({ duration: ROLLBACK_TIMEOUT, onTimeout: () => "no answer" as const }),
-    Effect.catchAll(() => connection.abort)
-  )
+/** Never waits for a failover: what cannot be rolled back by a command is by the end of the connection. */
+const rollback = (connection: TransactionConnection, sql: string): Effect.Effect<void> =>
+  connection.isAlive()
+    ? Effect.interruptible(connection.rollback(sql)).pipe(
+        Effect.timeoutFail({ duration: ROLLBACK_TIMEOUT, onTimeout: () => "no answer" as const }),
+        Effect.catchAll(() => connection.abort)
+      )
+    : Effect.void
 
 /** @internal */
 export const make =
@@ -122,20 +125,12 @@ export const make =
             const depth = outer.depth + 1
             const name = `effect_sql_${depth}`
             return Effect.zipRight(
-              connection.command(`SAVEPOINT ${name}`, "statement"),
+              restore(connection.command(`SAVEPOINT ${name}`, "statement")),
               Effect.flatMap(Effect.exit(run({ connection, depth })), (exit) => {
-                if (Exit.isSuccess(exit)) {
-                  event("savepoint")
-                  return exit
-                }
-                event("rollback")
-                // Lost with its connection: there is nothing left to roll back to.
-                return connection.isAlive()
-                  ? Effect.zipRight(
-                      connection.command(`ROLLBACK TO SAVEPOINT ${name}`, "statement"),
-                      exit
-                    )
-                  : exit
+                event(Exit.isSuccess(exit) ? "savepoint" : "rollback")
+                return Exit.isSuccess(exit)
+                  ? exit
+                  : Effect.zipRight(rollback(connection, `ROLLBACK TO SAVEPOINT ${name}`), exit)
               })
             )
           }
@@ -146,7 +141,7 @@ export const make =
           ): Effect.Effect<A, E | SqlError.SqlError> => {
             if (Exit.isFailure(exit)) {
               event("rollback")
-              return connection.isAlive() ? Effect.zipRight(rollback(connection), exit) : exit
+              return Effect.zipRight(rollback(connection, "ROLLBACK"), exit)
             }
             // Also when the caller caught the error: what was lost is not committed.
             const lost = connection.lost()

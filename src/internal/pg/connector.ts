@@ -39,19 +39,29 @@ const notSent = (cause: unknown) => new SessionError({ cause, fate: "NotSent" })
 
 /** @internal */
 export const make = (options: PgConnectorOptions): Connector => {
-  const password = (host: Host) =>
-    Effect.mapError(options.password, (cause) =>
+  const password = (host: Host, timeout: Duration.Duration) => {
+    const rejected = (hint: string, cause: unknown) =>
       notSent(
         new ConnectionRejected({
           reason: "Credentials",
           field: "password",
           host,
           sqlState: undefined,
-          hint: "the effect that provides the password failed",
+          hint,
           cause
         })
       )
+    return options.password.pipe(
+      Effect.mapError((cause) => rejected("the effect that provides the password failed", cause)),
+      Effect.timeoutFail({
+        duration: timeout,
+        onTimeout: () => {
+          const cause = new Error(`no password within ${Duration.toMillis(timeout)} ms`)
+          return rejected("the effect that provides the password took too long", cause)
+        }
+      })
     )
+  }
 
   const open = (
     host: Host,
@@ -106,7 +116,7 @@ export const make = (options: PgConnectorOptions): Connector => {
     system: "postgresql",
     connect: (host, { timeout }) =>
       Effect.flatMap(Clock.currentTimeMillis, (openedAt) =>
-        Effect.flatMap(password(host), (secret) => open(host, secret, timeout, openedAt))
+        Effect.flatMap(password(host, timeout), (secret) => open(host, secret, timeout, openedAt))
       )
   }
 }

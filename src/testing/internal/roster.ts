@@ -2,7 +2,7 @@
  * Who is who in the cluster, and what follows from it: every server's configuration, and what Aurora's instances know of
  * each other.
  */
-import { Duration, Effect, FiberMap } from "effect"
+import { Duration, Effect, FiberMap, Schedule } from "effect"
 import type { Flavor } from "../PostgresCluster.js"
 import * as Aurora from "./aurora.js"
 import type { PostgresClusterError } from "./clusterError.js"
@@ -10,6 +10,7 @@ import * as Config from "./config.js"
 import type { Member } from "./members.js"
 
 const announceBound = Duration.seconds(5)
+const reloadBound = Duration.seconds(5)
 
 export interface Roster {
   readonly members: () => ReadonlyArray<Member>
@@ -24,7 +25,7 @@ export interface Roster {
   readonly reconcile: Effect.Effect<void, PostgresClusterError>
   /** To be run when a member came or went. */
   readonly changed: Effect.Effect<void>
-  /** The member is known to follow the primary: commits may wait for it. */
+  /** The member is known to follow the primary: commits wait for it (or another one) when this returns. */
   readonly follows: (member: Member) => Effect.Effect<void, PostgresClusterError>
   /** The member does not follow the primary any more: commits must not wait for it. */
   readonly lost: (member: Member) => Effect.Effect<void>
@@ -95,10 +96,24 @@ export const make = (options: {
       return Effect.zipRight(Effect.ignore(reconcile), changed)
     })
 
+  /** A configuration is read a moment after it is written; who relies on commits that wait must not write before. */
+  const waits = Effect.gen(function* () {
+    const primary = yield* thePrimary()
+    if (!options.synchronous || !isUp(primary)) return
+    yield* primary.sessions
+      .query("select current_setting('synchronous_standby_names') as names")
+      .pipe(
+        Effect.repeat({
+          schedule: Schedule.spaced("2 millis"),
+          until: ([row]) => row?.["names"] !== ""
+        })
+      )
+  }).pipe(Effect.timeout(reloadBound), Effect.ignore)
+
   const follows = (member: Member) =>
     Effect.suspend(() => {
       member.follows = true
-      return Effect.zipRight(reconcile, changed)
+      return Effect.zipRight(reconcile, Effect.zipRight(waits, changed))
     })
 
   return { members, isUp, standbysUp, thePrimary, configure, reconcile, changed, follows, lost }
