@@ -39,12 +39,21 @@ export const make = (target: Target): SqlConnection.Connection => {
   }
 }
 
-/** @internal */
+/**
+ * Fibers that share the session take turns: one that is interrupted while it waits costs nothing, since
+ * its statement was not sent.
+ *
+ * @internal
+ */
 export const onSession = (
   session: Session,
   fail: (error: SessionError) => Effect.Effect<never, SqlError.SqlError>
-): Target => ({
-  execute: (request) => Effect.catchAll(session.execute(request), fail),
-  stream: (request) =>
-    Stream.catchAll(session.stream(request), (error) => Stream.fromEffect(fail(error)))
-})
+): Target & { readonly turn: Effect.Semaphore } => {
+  const turn = Effect.unsafeMakeSemaphore(1)
+  return {
+    turn,
+    execute: (request) => Effect.catchAll(turn.withPermits(1)(session.execute(request)), fail),
+    stream: (request) =>
+      Stream.catchAll(session.stream(request), (error) => Stream.fromEffect(fail(error)))
+  }
+}

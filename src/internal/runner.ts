@@ -252,11 +252,13 @@ export const make = (options: {
       owner,
       lost: () => lost,
       isAlive: () => lost === undefined && session.isOpen(),
-      rollback: session.command,
+      rollback: (sql) => target.turn.withPermits(1)(session.command(sql)),
       abort: Effect.sync(() => session.destroy()),
       command: (sql, phase) =>
         whenNotLost(
-          Effect.catchAll(session.command(sql), (error) => fail(error, phase === "commit"))
+          Effect.catchAll(target.turn.withPermits(1)(session.command(sql)), (error) =>
+            fail(error, phase === "commit")
+          )
         )
     }
   }

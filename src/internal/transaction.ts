@@ -15,7 +15,7 @@
  */
 import { SqlClient, SqlError } from "@effect/sql"
 import type { SqlConnection } from "@effect/sql"
-import { Clock, Context, Duration, Effect, Exit, FiberRef, Scope, Tracer } from "effect"
+import { Clock, Context, Duration, Effect, Exit, FiberRef, Scope, Stream, Tracer } from "effect"
 
 /** What a transaction needs of the connection that it runs on. @internal */
 export interface TransactionConnection extends SqlConnection.Connection {
@@ -45,11 +45,37 @@ export interface Frame {
 export type FrameTag = Context.Tag<Frame, Frame>
 
 /**
- * The transaction that the fiber is in, for this client. `SqlResolver` carries over nothing but the
- * tag of `@effect/sql`, so a connection of our own is recognised there too.
- *
- * @internal
+ * What `SqlResolver` carries over to the fiber that it runs in: nothing but the tag of `@effect/sql`,
+ * which every client made by `SqlClient.make` takes for its own. Such a client is refused here, or its
+ * statements would silently go to our database, and be rolled back with our transaction.
  */
+interface Carrier extends SqlConnection.Connection {
+  readonly carried: TransactionConnection
+}
+
+const carrierOf = (connection: TransactionConnection): Carrier => {
+  const refuse = Effect.fail(
+    new SqlError.SqlError({
+      message: "a statement of another SqlClient inside a transaction of effect-failover",
+      cause: new Error(
+        "this transaction belongs to another client: run the statement outside of it"
+      )
+    })
+  )
+  return {
+    carried: connection,
+    execute: () => refuse,
+    executeRaw: () => refuse,
+    executeValues: () => refuse,
+    executeUnprepared: () => refuse,
+    executeStream: () => Stream.fromEffect(refuse)
+  }
+}
+
+const isCarrier = (connection: SqlConnection.Connection): connection is Carrier =>
+  "carried" in connection
+
+/** The transaction of this client that the fiber is in. @internal */
 export const currentFrame = (
   context: Context.Context<never>,
   tag: FrameTag,
@@ -60,15 +86,11 @@ export const currentFrame = (
   const shared: readonly [SqlConnection.Connection, number] | undefined = context.unsafeMap.get(
     SqlClient.TransactionConnection.key
   )
-  return shared !== undefined && isOwn(shared[0], owner)
-    ? { connection: shared[0], depth: shared[1] }
-    : undefined
+  if (shared === undefined || !isCarrier(shared[0]) || shared[0].carried.owner !== owner) {
+    return undefined
+  }
+  return { connection: shared[0].carried, depth: shared[1] }
 }
-
-const isOwn = (
-  connection: SqlConnection.Connection,
-  owner: symbol
-): connection is TransactionConnection => "owner" in connection && connection.owner === owner
 
 const rolledBack = () =>
   new SqlError.SqlError({
@@ -114,7 +136,10 @@ export const make =
               FiberRef.currentContext,
               context.pipe(
                 Context.add(options.tag, frame),
-                Context.add(SqlClient.TransactionConnection, [frame.connection, frame.depth]),
+                Context.add(SqlClient.TransactionConnection, [
+                  carrierOf(frame.connection),
+                  frame.depth
+                ]),
                 Context.add(Tracer.ParentSpan, span)
               ) as Context.Context<never>
             )

@@ -99,6 +99,8 @@ export class PgSession implements Session {
     if (this.ended !== undefined) return
     const { connection } = internals(this.client)
     const isIdle = this.inFlight === 0
+    // The server would go on with the statement, and hold its locks, until it wants to answer.
+    if (!isIdle) this.cancel()
     this.end(closedByUs())
     connection._ending = true
     if (isIdle && connection.stream.writable) {
