@@ -193,6 +193,14 @@ export const postgres: ReadonlyArray<Rule> = [
   ...codes(["57P01", "57P02", "57P05"], lost),
   { severity: "FATAL", verdict: lost },
   { severity: "PANIC", verdict: lost },
+  {
+    message: /^SASL: /,
+    verdict: rejected(
+      "Credentials",
+      "password",
+      "the server asks for a password, and none is given or it does not fit"
+    )
+  },
   { message: /^The server does not support SSL connections/, verdict: tlsUnsupported },
   { message: /^There was an error establishing an SSL connection/, verdict: notADatabase },
   { message: /^Not a PostgreSQL server/, verdict: notADatabase },

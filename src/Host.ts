@@ -87,6 +87,16 @@ export const parse = (
   if (bareIpv6.test(text)) {
     return Either.right(make({ host: text.toLowerCase(), port: options.defaultPort }))
   }
+  if (text.includes("://")) {
+    // Without its value: a URL may hold a password.
+    return Either.left(
+      new ConfigurationError({
+        field: options.field,
+        problem: "holds a URL where a host is expected",
+        hint: `write "name", "name:port" or "[ipv6]:port", or give the URL as \`url\``
+      })
+    )
+  }
   const match = hostAndPort.exec(text)
   const name = match?.[1] ?? match?.[2]
   if (match === null || name === undefined) {

@@ -225,8 +225,8 @@ export const make = (options: {
         Effect.matchCauseEffect(open, {
           onFailure: (cause) =>
             Effect.sync(() => {
-              // Those in use will come back: whoever waits may still get one of them.
-              if (entries.size > 0) return
+              // Those in use will come back, and others are being opened: whoever waits may still be served.
+              if (entries.size + opening > 0) return
               failWaiters(
                 cause._tag === "Fail" ? cause.error : new SessionError({ cause, fate: "NotSent" })
               )

@@ -318,6 +318,7 @@ const learn = (state: TopologyState, observation: Observation): TopologyState =>
     : [...hosts, known(observation.host) ?? unasked(observation.host)]
   return updateHost({ ...state, hosts: withSelf }, observation.host, (_) => ({
     ..._,
+    host: observation.host,
     role: observation.role,
     availability: "available",
     failures: 0,
