@@ -12,7 +12,7 @@
  * @since 0.1.0
  */
 import type { Scope } from "effect"
-import { Data, Duration, Effect, Exit, FiberSet, Random } from "effect"
+import { Cause, Data, Duration, Effect, Exit, FiberSet, Option, Random } from "effect"
 import type { Session } from "./Connector.js"
 import { SessionError } from "./Connector.js"
 import { PoolTimeout } from "./Errors.js"
@@ -203,11 +203,29 @@ export const make = (options: {
       for (const waiter of failed) waiter.resume(exit)
     }
 
+    /** Those in use will come back, and others are being opened: then whoever waits may still be served. */
+    const openingFailed = (cause: Cause.Cause<SessionError>): void => {
+      if (entries.size + opening > 0 || waiters.size === 0) return
+      // An interrupted opening says nothing about the host.
+      if (Cause.isInterruptedOnly(cause)) return openOne()
+      failWaiters(
+        Option.getOrElse(
+          Cause.failureOption(cause),
+          () => new SessionError({ cause, fate: "NotSent" })
+        )
+      )
+    }
+
     /** The connection is entered, unless the pool was cut while it was being opened. */
     const open: Effect.Effect<Entry, SessionError> = Effect.uninterruptibleMask((restore) => {
       opening++
       return restore(options.open).pipe(
-        Effect.onExit(() => Effect.sync(() => opening--)),
+        Effect.onExit((exit) =>
+          Effect.sync(() => {
+            opening--
+            if (Exit.isFailure(exit)) openingFailed(exit.cause)
+          })
+        ),
         Effect.zip(Random.nextRange(1 - TTL_VARIANCE, 1)),
         Effect.flatMap(([session, variance]) => {
           if (!cutOff) return Effect.succeed(adopt(session, variance))
@@ -221,19 +239,7 @@ export const make = (options: {
 
     const openOne = (): void => {
       if (cutOff || entries.size + opening >= settings.maxConnections) return
-      fork(
-        Effect.matchCauseEffect(open, {
-          onFailure: (cause) =>
-            Effect.sync(() => {
-              // Those in use will come back, and others are being opened: whoever waits may still be served.
-              if (entries.size + opening > 0) return
-              failWaiters(
-                cause._tag === "Fail" ? cause.error : new SessionError({ cause, fate: "NotSent" })
-              )
-            }),
-          onSuccess: (entry) => Effect.sync(() => offer(entry))
-        })
-      )
+      fork(Effect.ignore(Effect.map(open, offer)))
     }
 
     /** All waiters have the same patience, so the first to come is the first to give up. */

@@ -3,9 +3,11 @@ import { assert, describe, layer } from "@effect/vitest"
 import { Effect, Fiber, Metric } from "effect"
 import {
   addressOf,
+  allGivenBack,
   assertOutcome,
   clusterLayer,
   countOf,
+  Fault,
   flavors,
   nodeAt,
   open,
@@ -102,23 +104,31 @@ for (const flavor of flavors) {
       })
     )
 
-    it.scoped("the writer comes back as the writer: FailoverSuccess from and to the same host", () =>
-      Effect.gen(function* () {
-        const db = yield* openWarm()
-        const primary = yield* db.cluster.primary
-        const { epoch } = db.topology.unsafeCurrent()
-        const fiber = yield* Effect.fork(db.client`SELECT pg_sleep(600)`)
-        yield* running(db, primary, "pg_sleep")
-        yield* db.cluster.kill(primary)
-        yield* db.cluster.start(primary)
-        const error = assertOutcome(yield* Fiber.await(fiber).pipe(within("the statement to end")), {
-          _tag: "FailoverSuccess",
-          outcome: "Unknown"
+    it.scoped(
+      "the writer comes back as the writer: FailoverSuccess from and to the same host",
+      () =>
+        Effect.gen(function* () {
+          const db = yield* openWarm()
+          const primary = yield* db.cluster.primary
+          const { epoch } = db.topology.unsafeCurrent()
+          const fiber = yield* Effect.fork(db.client`SELECT pg_sleep(600)`)
+          yield* running(db, primary, "pg_sleep")
+          yield* db.cluster.kill(primary)
+          yield* db.cluster.start(primary)
+          const error = assertOutcome(
+            yield* Fiber.await(fiber).pipe(within("the statement to end")),
+            {
+              _tag: "FailoverSuccess",
+              outcome: "Unknown"
+            }
+          )
+          assert.deepStrictEqual([error.from.port, error.to.port], [primary.port, primary.port])
+          assert.deepStrictEqual(
+            [error.sqlState, error.role, error.sent],
+            ["08S02", "writer", true]
+          )
+          assert.isAbove(error.epoch, epoch)
         })
-        assert.deepStrictEqual([error.from.port, error.to.port], [primary.port, primary.port])
-        assert.deepStrictEqual([error.sqlState, error.role, error.sent], ["08S02", "writer", true])
-        assert.isAbove(error.epoch, epoch)
-      })
     )
 
     it.scoped("FailoverSuccess names the host that was lost and the one that took over", () =>
@@ -129,10 +139,13 @@ for (const flavor of flavors) {
         yield* running(db, primary, "pg_sleep")
         yield* db.cluster.kill(primary)
         const { node } = yield* db.cluster.promote()
-        const error = assertOutcome(yield* Fiber.await(fiber).pipe(within("the statement to end")), {
-          _tag: "FailoverSuccess",
-          outcome: "Unknown"
-        })
+        const error = assertOutcome(
+          yield* Fiber.await(fiber).pipe(within("the statement to end")),
+          {
+            _tag: "FailoverSuccess",
+            outcome: "Unknown"
+          }
+        )
         assert.deepStrictEqual([error.from.port, error.to.port], [primary.port, node.port])
         if (flavor === "aurora") {
           assert.deepStrictEqual([error.from.id, error.to.id], [primary.id, node.id])
@@ -165,29 +178,31 @@ for (const flavor of flavors) {
       })
     )
 
-    it.scoped("all nodes down for good: FailoverFailed says what was tried, nothing was executed", () =>
-      Effect.gen(function* () {
-        const db = yield* openWarm({ failoverTimeout: "1500 millis" })
-        const primary = yield* db.cluster.primary
-        yield* Effect.forEach(db.cluster.nodes, db.cluster.kill, { discard: true })
-        const exits = yield* Effect.all(
-          Array.from({ length: 20 }, (_, id) =>
-            Effect.exit(db.client`INSERT INTO ${db.client(db.table)} ${db.client.insert({ id })}`)
-          ),
-          { concurrency: "unbounded" }
-        ).pipe(within("20 calls to give up"))
-        for (const exit of exits) {
-          const error = assertOutcome(exit, { _tag: "FailoverFailed", outcome: "NotExecuted" })
-          assert.deepStrictEqual([error.reason, error.sqlState], ["Timeout", "08S01"])
-          assert.deepStrictEqual(
-            error.tried.map((_: any) => _.host.port).sort(),
-            db.cluster.nodes.map(({ port }) => port).sort()
-          )
-        }
-        yield* db.cluster.start(primary)
-        assert.strictEqual((yield* db.client`SELECT 1 AS one`).length, 1)
-        assert.strictEqual(yield* countOf(db, 1), 0)
-      })
+    it.scoped(
+      "all nodes down for good: FailoverFailed says what was tried, nothing was executed",
+      () =>
+        Effect.gen(function* () {
+          const db = yield* openWarm({ failoverTimeout: "1500 millis" })
+          const primary = yield* db.cluster.primary
+          yield* Effect.forEach(db.cluster.nodes, db.cluster.kill, { discard: true })
+          const exits = yield* Effect.all(
+            Array.from({ length: 20 }, (_, id) =>
+              Effect.exit(db.client`INSERT INTO ${db.client(db.table)} ${db.client.insert({ id })}`)
+            ),
+            { concurrency: "unbounded" }
+          ).pipe(within("20 calls to give up"))
+          for (const exit of exits) {
+            const error = assertOutcome(exit, { _tag: "FailoverFailed", outcome: "NotExecuted" })
+            assert.deepStrictEqual([error.reason, error.sqlState], ["Timeout", "08S01"])
+            assert.deepStrictEqual(
+              error.tried.map((_: any) => _.host.port).sort(),
+              db.cluster.nodes.map(({ port }) => port).sort()
+            )
+          }
+          yield* db.cluster.start(primary)
+          assert.strictEqual((yield* db.client`SELECT 1 AS one`).length, 1)
+          assert.strictEqual(yield* countOf(db, 1), 0)
+        })
     )
 
     it.scoped("a standby lost: no failover, no error, the same epoch", () =>
@@ -207,7 +222,10 @@ for (const flavor of flavors) {
 
     it.scoped("a frozen writer that is replaced and resumed gets no write any more", () =>
       Effect.gen(function* () {
-        const db = yield* openWarm({ connectTimeout: "1 second", topologyRefreshRate: "200 millis" })
+        const db = yield* openWarm({
+          connectTimeout: "1 second",
+          topologyRefreshRate: "200 millis"
+        })
         const old = yield* db.cluster.primary
         const hanging = yield* Effect.fork(db.client`SELECT pg_sleep(600)`)
         yield* running(db, old, "pg_sleep")
@@ -224,6 +242,113 @@ for (const flavor of flavors) {
         assert.strictEqual(row?.["n"], 0)
         assert.strictEqual(nodeAt(db.cluster, db.stats().host), node)
       })
+    )
+
+    it.scoped("a writer that falls silent in the network is replaced like a frozen one", () =>
+      Effect.gen(function* () {
+        const db = yield* openWarm({
+          connectTimeout: "1 second",
+          topologyRefreshRate: "200 millis"
+        })
+        const old = yield* db.cluster.primary
+        const hanging = yield* Effect.fork(db.client`SELECT pg_sleep(600)`)
+        yield* running(db, old, "pg_sleep")
+        yield* old.proxy.set(Fault.BlackHole())
+        const { node } = yield* db.cluster.promote()
+        const exit = yield* Fiber.await(hanging).pipe(within("the hanging statement to end"))
+        assertOutcome(exit, { _tag: "FailoverSuccess", outcome: "Unknown" })
+        const writers = yield* load(db)
+        yield* old.proxy.set(Fault.Pass())
+        yield* writers.acknowledged(100)
+        yield* writers.end
+        assert.strictEqual(nodeAt(db.cluster, db.stats().host), node)
+      })
+    )
+
+    it.scoped(
+      "a network that stalls and goes on: the statements wait, and no failover is begun",
+      () =>
+        Effect.gen(function* () {
+          const db = yield* openWarm()
+          const { epoch } = db.topology.unsafeCurrent()
+          const { proxy } = yield* db.cluster.primary
+          yield* proxy.set(Fault.BlackHole())
+          const history = new History(db)
+          const fiber = yield* Effect.fork(
+            Effect.all(
+              Array.from({ length: 20 }, () => history.statement),
+              { concurrency: "unbounded" }
+            )
+          )
+          yield* eventually(
+            "the statements to wait",
+            Effect.sync(() => db.stats().waiting > 0)
+          )
+          yield* proxy.set(Fault.Pass())
+          yield* Fiber.join(fiber).pipe(within("20 statements"))
+          yield* history.verify
+          assert.strictEqual(history.count("acknowledged"), 20)
+          assert.strictEqual(db.topology.unsafeCurrent().epoch, epoch)
+          assert.deepStrictEqual(yield* db.failovers, { noticed: 0, connected: 0 })
+        })
+    )
+
+    it.scoped(
+      "the new writer dies too: the next one is found, every writer is told the truth",
+      () =>
+        Effect.gen(function* () {
+          const db = yield* openWarm()
+          const writers = yield* load(db)
+          yield* db.cluster.kill(yield* db.cluster.primary)
+          const { node } = yield* db.cluster.promote()
+          // A sibling that follows it, or what was acknowledged since dies with it.
+          yield* eventually(
+            "a standby that follows the new writer",
+            Effect.map(
+              db.cluster.query(node, "select 1 from pg_stat_replication where state = 'streaming'"),
+              (rows) => rows.length > 0
+            )
+          )
+          yield* db.cluster.kill(node)
+          const third = yield* db.cluster.promote()
+          yield* writers.acknowledged(20)
+          yield* writers.end
+          assert.strictEqual(nodeAt(db.cluster, db.stats().host), third.node)
+        })
+    )
+
+    it.scoped(
+      "fibers interrupted throughout a failover leak no connection, and the rest is true",
+      () =>
+        Effect.gen(function* () {
+          const db = yield* openWarm({ maxConnections: 5 })
+          const history = new History(db)
+          const turn = (i: number) => (i % 3 === 0 ? history.transaction : history.statement)
+          const fibers = yield* Effect.forEach(
+            Array.from({ length: 600 }, (_, i) => i),
+            (i) => Effect.fork(turn(i))
+          )
+          const interruptSome = (nth: number) =>
+            Effect.forEach(
+              fibers.filter((_, i) => i % 6 === nth),
+              (_) => Fiber.interruptFork(_),
+              { discard: true }
+            )
+          yield* eventually(
+            "20 acknowledged writes",
+            Effect.sync(() => history.count("acknowledged") >= 20)
+          )
+          yield* interruptSome(0)
+          yield* db.cluster.kill(yield* db.cluster.primary)
+          yield* interruptSome(1)
+          yield* db.cluster.promote()
+          yield* interruptSome(2)
+          yield* Effect.forEach(fibers, (_) => Fiber.await(_)).pipe(within("600 fibers to end"))
+          yield* history.verify
+          yield* db.client`SELECT 1`
+          yield* allGivenBack(db)
+          assert.strictEqual(history.count("untyped") + history.count("defect"), 0)
+        })
     )
 
     // Two Aurora instances cannot both be the master: their storage knows one. PostgreSQL's can.

@@ -83,9 +83,7 @@ for (const flavor of flavors) {
         const db = yield* openWarm()
         const primary = yield* db.cluster.primary
         const fiber = yield* Effect.fork(
-          db.client.withTransaction(
-            Effect.zipRight(insert(db, 1), db.client`SELECT pg_sleep(600)`)
-          )
+          db.client.withTransaction(Effect.zipRight(insert(db, 1), db.client`SELECT pg_sleep(600)`))
         )
         yield* running(db, primary, "pg_sleep")
         const { node } = yield* killAndPromote(db)
@@ -246,9 +244,7 @@ for (const flavor of flavors) {
         const db = yield* openWarm()
         const primary = yield* db.cluster.primary
         const exit = yield* Effect.exit(
-          db.client.withTransaction(
-            Effect.zipRight(insert(db, 1), terminateSessions(db, primary))
-          )
+          db.client.withTransaction(Effect.zipRight(insert(db, 1), terminateSessions(db, primary)))
         )
         // COMMIT may have left before the end of the connection arrived: then the truth is Unknown.
         const error = causeOf(exit)
@@ -376,7 +372,10 @@ for (const flavor of flavors) {
           .pipe(Effect.flip)
         // On its own connection or refused, but not rolled back with ours.
         assert.isTrue(Exit.isExit(rawInsert))
-        assert.strictEqual(yield* countOf(db, 1), Exit.isExit(rawInsert) && Exit.isSuccess(rawInsert) ? 1 : 0)
+        assert.strictEqual(
+          yield* countOf(db, 1),
+          Exit.isExit(rawInsert) && Exit.isSuccess(rawInsert) ? 1 : 0
+        )
       })
     )
 
@@ -397,19 +396,24 @@ for (const flavor of flavors) {
             Effect.forEach(ids, (id) => resolver.execute(id), { batching: true }),
             (groups) => groups.flat()
           )
-        yield* sql.withTransaction(
-          Effect.gen(function* () {
-            yield* insert(db, 1)
-            yield* insert(db, 2)
-            const own = yield* pid(sql)
-            assert.deepStrictEqual(yield* found([1, 2]), [
-              { id: 1, pid: own ?? 0 },
-              { id: 2, pid: own ?? 0 }
-            ])
-            assert.strictEqual((yield* Effect.fork(found([2])).pipe(Effect.flatMap(Fiber.join))).length, 1)
-            yield* Effect.fail("rolled back")
-          })
-        ).pipe(Effect.ignore)
+        yield* sql
+          .withTransaction(
+            Effect.gen(function* () {
+              yield* insert(db, 1)
+              yield* insert(db, 2)
+              const own = yield* pid(sql)
+              assert.deepStrictEqual(yield* found([1, 2]), [
+                { id: 1, pid: own ?? 0 },
+                { id: 2, pid: own ?? 0 }
+              ])
+              assert.strictEqual(
+                (yield* Effect.fork(found([2])).pipe(Effect.flatMap(Fiber.join))).length,
+                1
+              )
+              yield* Effect.fail("rolled back")
+            })
+          )
+          .pipe(Effect.ignore)
         assert.deepStrictEqual(yield* found([3]), [])
         assert.strictEqual(yield* count(db), 0)
       })
@@ -420,9 +424,7 @@ for (const flavor of flavors) {
         const db = yield* openWarm()
         const pids = yield* db.client.withTransaction(
           Effect.all(
-            Array.from({ length: 20 }, (_, id) =>
-              Effect.zipRight(insert(db, id), pid(db.client))
-            ),
+            Array.from({ length: 20 }, (_, id) => Effect.zipRight(insert(db, id), pid(db.client))),
             { concurrency: "unbounded" }
           )
         )
@@ -449,21 +451,23 @@ for (const flavor of flavors) {
       })
     )
 
-    it.scoped("no writer after a lost transaction: FailoverFailed says that it was rolled back", () =>
-      Effect.gen(function* () {
-        const db = yield* openWarm({ failoverTimeout: "500 millis" })
-        const exit = yield* Effect.exit(
-          db.client.withTransaction(
-            Effect.all([
-              insert(db, 1),
-              Effect.forEach(db.cluster.nodes, db.cluster.kill),
-              insert(db, 2)
-            ])
+    it.scoped(
+      "no writer after a lost transaction: FailoverFailed says that it was rolled back",
+      () =>
+        Effect.gen(function* () {
+          const db = yield* openWarm({ failoverTimeout: "500 millis" })
+          const exit = yield* Effect.exit(
+            db.client.withTransaction(
+              Effect.all([
+                insert(db, 1),
+                Effect.forEach(db.cluster.nodes, db.cluster.kill),
+                insert(db, 2)
+              ])
+            )
           )
-        )
-        assertOutcome(exit, { _tag: "FailoverFailed", outcome: "RolledBack" })
-        assert.isTrue(Failover.isSafeToRetry(causeOf(exit)))
-      })
+          assertOutcome(exit, { _tag: "FailoverFailed", outcome: "RolledBack" })
+          assert.isTrue(Failover.isSafeToRetry(causeOf(exit)))
+        })
     )
 
     it.scoped("no writer after a COMMIT: FailoverFailed says that it is unknown", () =>

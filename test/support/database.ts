@@ -89,11 +89,7 @@ const countFailovers = (failover: Failover.Failover) =>
 /** A client of a cluster that is as good as new. */
 export const open = (
   overrides: Pg.PgOptions = {}
-): Effect.Effect<
-  Database,
-  unknown,
-  TestCluster | Reactivity.Reactivity | Scope.Scope
-> =>
+): Effect.Effect<Database, unknown, TestCluster | Reactivity.Reactivity | Scope.Scope> =>
   Effect.gen(function* () {
     const cluster = yield* TestCluster
     yield* heal(cluster)
@@ -164,7 +160,14 @@ export const terminateSessions = ({ app, cluster }: Database, node: Node) =>
     [app]
   )
 
-/** How often each id is in the table, asked past the client. */
+/** Everything that the pool opened is idle in it. */
+export const allGivenBack = (db: Database) =>
+  eventually(
+    "every connection to be given back",
+    Effect.sync(() => db.stats().idle === db.stats().open && db.stats().open > 0)
+  )
+
+/** How often the id is in the table, asked past the client. */
 export const countOf = ({ cluster, table }: Database, id: number) =>
   Effect.flatMap(cluster.primary, (primary) =>
     Effect.map(

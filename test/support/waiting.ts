@@ -27,7 +27,9 @@ export const eventually = <E, R>(
 ): Effect.Effect<void, never, R> =>
   ready.pipe(
     Effect.orElseSucceed(() => false),
-    Effect.flatMap((done) => (done ? Effect.succeed(true) : Effect.delay(Effect.succeed(false), "5 millis"))),
+    Effect.flatMap((done) =>
+      done ? Effect.succeed(true) : Effect.delay(Effect.succeed(false), "5 millis")
+    ),
     Effect.repeat({ until: (done) => done }),
     Effect.asVoid,
     within(what)

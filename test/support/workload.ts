@@ -6,6 +6,7 @@
 import { assert } from "@effect/vitest"
 import { Cause, Effect, Exit, Fiber, Option } from "effect"
 import type { Database } from "./database.js"
+import { allGivenBack } from "./database.js"
 import { eventually, within } from "./waiting.js"
 
 export type Fate = "acknowledged" | "NotExecuted" | "RolledBack" | "Unknown" | "untyped" | "defect"
@@ -88,7 +89,10 @@ export class History {
       const violations = this.entries.flatMap((entry) => violationOf(entry, counts))
       const known = new Set(this.entries.flatMap(({ ids }) => ids))
       const strays = [...counts.keys()].filter((id) => !known.has(id))
-      assert.deepStrictEqual({ violations: violations.slice(0, 5), strays }, { violations: [], strays: [] })
+      assert.deepStrictEqual(
+        { violations: violations.slice(0, 5), strays },
+        { violations: [], strays: [] }
+      )
     })
   ).pipe(Effect.orDie)
 }
@@ -111,7 +115,10 @@ export const load = (db: Database, writers = 8) =>
       body: () =>
         Effect.zipRight(
           history.statement,
-          Effect.zipRight(Effect.yieldNow(), history.entries.length % 3 === 0 ? history.transaction : history.statement)
+          Effect.zipRight(
+            Effect.yieldNow(),
+            history.entries.length % 3 === 0 ? history.transaction : history.statement
+          )
         ),
       step: () => {}
     })
@@ -135,7 +142,11 @@ export const load = (db: Database, writers = 8) =>
       acknowledged,
       end: Effect.suspend(() => {
         stopped = true
-        return Fiber.join(fibers).pipe(within("the writers to finish"), Effect.zipRight(history.verify))
+        return Fiber.join(fibers).pipe(
+          within("the writers to finish"),
+          Effect.zipRight(history.verify),
+          Effect.zipRight(allGivenBack(db))
+        )
       })
     } satisfies Load
   })
