@@ -38,6 +38,7 @@ import type { SessionError } from "./Connector.js"
 import { ConfigurationError, ConnectionRejected, FailoverFailed } from "./Errors.js"
 import type { FailoverSuccess, Outcome, TransactionResolutionUnknown } from "./Errors.js"
 import type { Host } from "./Host.js"
+import { isSame } from "./Host.js"
 import { tried } from "./Topology.js"
 import type { Topology } from "./Topology.js"
 import type { Rejection, Writer } from "./TopologyState.js"
@@ -144,6 +145,7 @@ interface Flight {
 const EVENTS_REPLAYED = 16
 
 /**
+ * `prepare` may open connections to the hosts that may become the writer, for the time of the flight;
  * `connect` opens a pooled connection to a confirmed writer and verifies its role; `connectedEpoch` is
  * the epoch that the client's pool is of; `abandon` is called when a flight ended in vain, to end what
  * still hangs on the lost host.
@@ -155,6 +157,8 @@ export const make = (options: {
   readonly topology: Topology
   readonly mode?: FailoverMode | undefined
   readonly timeout?: Duration.Duration | undefined
+  readonly prepare?:
+    ((candidates: ReadonlyArray<Host>) => Effect.Effect<void, never, Scope.Scope>) | undefined
   readonly connect: (writer: Writer) => Effect.Effect<void, SessionError | Rejection>
   readonly connectedEpoch: () => number | undefined
   readonly abandon: Effect.Effect<void>
@@ -200,7 +204,11 @@ export const make = (options: {
       cause: unknown
     ): Effect.Effect<Recovered, FailoverFailed | Rejection> =>
       Effect.flatMap(Clock.currentTimeMillis, (since) => {
-        const from = topology.unsafeCurrent().writer?.host
+        const { hosts, writer: lostWriter } = topology.unsafeCurrent()
+        const from = lostWriter?.host
+        const candidates = hosts
+          .map((_) => _.host)
+          .filter((_) => from !== undefined && !isSame(_, from))
         let lost = epoch
         let attempts = 0
         const attempt = Effect.gen(function* () {
@@ -215,11 +223,18 @@ export const make = (options: {
           yield* publish((at) => FailoverEvent.Connected({ at, recovered }))
           return recovered
         })
-        return Effect.zipRight(
-          publish((at) => FailoverEvent.Noticed({ at, from, cause })),
-          attempt
-        ).pipe(
-          Effect.retry({ schedule: backoff, while: (error) => error._tag === "SessionError" }),
+        const notice = publish((at) => FailoverEvent.Noticed({ at, from, cause }))
+        // On the first connect nobody waits for the last millisecond.
+        const prepare =
+          from === undefined || options.prepare === undefined
+            ? Effect.void
+            : options.prepare(candidates)
+        const untilItHolds = Effect.retry(attempt, {
+          schedule: backoff,
+          while: (error) => error._tag === "SessionError"
+        })
+        return Effect.all([notice, prepare]).pipe(
+          Effect.zipRight(untilItHolds),
           Effect.timeoutTo({
             duration: timeout,
             onSuccess: Effect.succeed<Recovered>,
@@ -227,6 +242,7 @@ export const make = (options: {
               Effect.flatMap(failed("Timeout", from, since, attempts, cause), Effect.fail)
           }),
           Effect.flatten,
+          Effect.scoped,
           Effect.catchTags({
             TopologyClosed: () =>
               Effect.flatMap(failed("Closed", from, since, attempts, cause), Effect.fail),

@@ -41,6 +41,7 @@ import * as Leases from "./internal/leases.js"
 import * as Router from "./internal/router.js"
 import * as Runner from "./internal/runner.js"
 import * as SqlClientInternal from "./internal/sqlClient.js"
+import * as Spares from "./internal/spares.js"
 import * as Tell from "./internal/tell.js"
 import { query } from "./SqlTopologySource.js"
 import type { Topology } from "./Topology.js"
@@ -99,11 +100,18 @@ export const make = (
         ? Effect.void
         : SqlClientInternal.setUpSession(session, options.compiler, options.sessionSetup)
 
+    const connect = (host: Host): Effect.Effect<Session, SessionError> =>
+      connector.connect(host, { timeout: options.connectTimeout })
+    const spares = Spares.make(connect)
+
     /** A connection whose host has just said that it is the writer, and whose session is set up. */
     const open = (host: Host): Effect.Effect<Session, SessionError> =>
       Effect.uninterruptibleMask((restore) =>
         Effect.flatMap(
-          restore(connector.connect(host, { timeout: options.connectTimeout })),
+          Effect.suspend(() => {
+            const spare = spares.take(host)
+            return spare === undefined ? restore(connect(host)) : Effect.succeed(spare)
+          }),
           (session) =>
             restore(
               Effect.flatMap(options.dialect().isWriter(query(session)), (isWriter) =>
@@ -132,6 +140,7 @@ export const make = (
       topology,
       mode: options.failoverMode,
       timeout: options.failoverTimeout,
+      prepare: spares.prepare,
       connect: router.connect,
       connectedEpoch: () => router.ready()?.epoch,
       abandon: router.abandon
