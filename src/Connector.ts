@@ -95,6 +95,16 @@ export interface Notification {
 }
 
 /**
+ * What a listener hears: a notification, or that the client has moved and listens to another host now.
+ * Notifications that were sent in between are lost, so whoever keeps state by them reads it anew.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type ListenEvent =
+  ({ readonly _tag: "Notification" } & Notification) | { readonly _tag: "Moved"; readonly to: Host }
+
+/**
  * One physical connection. At most one statement runs on it at a time.
  *
  * @since 0.1.0

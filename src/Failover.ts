@@ -294,7 +294,22 @@ export const make = (options: {
         if (flight === undefined && isOver && options.connectedEpoch() === writer.epoch) {
           return Effect.succeed({ from: undefined, writer, elapsed: Duration.zero, attempts: 0 })
         }
-        return Deferred.await((flight ?? start(epoch, cause)).done)
+        const { done } = flight ?? start(epoch, cause)
+        return Effect.useSpan(
+          "db.failover",
+          { kind: "client", captureStackTrace: false },
+          (span) => {
+            if (writer !== undefined) span.attribute("db.failover.from", writer.host.id)
+            return Effect.tap(Deferred.await(done), (recovered) =>
+              Effect.sync(() => {
+                span.attribute("db.failover.to", recovered.writer.host.id)
+                span.attribute("db.failover.epoch", recovered.writer.epoch)
+                span.attribute("server.address", recovered.writer.host.host)
+                span.attribute("server.port", recovered.writer.host.port)
+              })
+            )
+          }
+        )
       })
 
     yield* Effect.addFinalizer(() =>

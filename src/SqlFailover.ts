@@ -29,7 +29,7 @@ import type { SqlClient } from "@effect/sql"
 import type { Statement } from "@effect/sql"
 import type { Scope } from "effect"
 import { Effect, Stream } from "effect"
-import type { Connector, Notification, Session, SessionError } from "./Connector.js"
+import type { Connector, ListenEvent, Session, SessionError } from "./Connector.js"
 import type { Dialect } from "./Dialect.js"
 import type { ErrorClassifier } from "./ErrorClassifier.js"
 import * as Classifier from "./ErrorClassifier.js"
@@ -77,8 +77,8 @@ export interface Options {
 export interface SqlFailover {
   readonly client: SqlClient.SqlClient
   readonly failover: Failover.Failover
-  /** Notifications of a connection of its own; `listen` is run on it first. */
-  readonly notifications: (listen: string) => Stream.Stream<Notification, SqlError>
+  /** Notifications of a connection of its own; `listen` is run on it first, on each new writer. */
+  readonly notifications: (listen: string) => Stream.Stream<ListenEvent, SqlError>
   /** The pool of the present writer. */
   readonly stats: () => Stats & { readonly host: Host | undefined }
 }

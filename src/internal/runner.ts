@@ -8,10 +8,9 @@
  * @internal
  */
 import type { SqlConnection, SqlError } from "@effect/sql"
-import type { Scope, Tracer } from "effect"
+import type { Scope } from "effect"
 import { Cause, Effect, Either, Stream } from "effect"
-import type { Notification, Request, Row, Session } from "../Connector.js"
-import type { SessionError } from "../Connector.js"
+import type { ListenEvent, Request, Row, Session, SessionError } from "../Connector.js"
 import type { Host } from "../Host.js"
 import type { HostPool } from "../HostPool.js"
 import type { Topology } from "../Topology.js"
@@ -26,33 +25,23 @@ import type { TransactionConnection } from "./transaction.js"
 
 /** @internal */
 export interface Runner extends Target {
+  /** The pool that a statement would be sent to now. */
+  readonly pool: () => HostPool | undefined
   /** A connection for as long as the scope lives. */
   readonly reserve: Effect.Effect<SqlConnection.Connection, SqlError.SqlError, Scope.Scope>
   /** A connection on which BEGIN has been answered; it is given back with the scope. */
   readonly begin: (
     owner: symbol
   ) => Effect.Effect<TransactionConnection, SqlError.SqlError, Scope.Scope>
-  /** On a connection of its own, opened by `open` and given up with the stream. */
+  /**
+   * On a connection of its own, opened by `open` and given up with the stream. It goes over to the new
+   * writer, and says so once it listens there.
+   */
   readonly notifications: (
     listen: string,
     open: (host: Host) => Effect.Effect<Session, SessionError>
-  ) => Stream.Stream<Notification, SqlError.SqlError>
+  ) => Stream.Stream<ListenEvent, SqlError.SqlError>
 }
-
-/** The host that really serves a statement, on the statement's span. */
-const annotate = (span: Tracer.AnySpan | undefined, pool: HostPool): void => {
-  if (span === undefined || span._tag !== "Span") return
-  span.attribute("server.address", pool.host.host)
-  span.attribute("server.port", pool.host.port)
-  span.attribute("db.failover.role", "writer")
-  span.attribute("db.failover.epoch", pool.epoch)
-}
-
-const annotated = <A, E>(pool: HostPool, effect: Effect.Effect<A, E>): Effect.Effect<A, E> =>
-  Effect.withFiberRuntime((fiber) => {
-    annotate(fiber.currentSpan, pool)
-    return effect
-  })
 
 /** @internal */
 export const make = (options: {
@@ -128,7 +117,7 @@ export const make = (options: {
           : restore(afterFailure(failed.lease, failed.error, trouble))
       return Effect.flatMap(Effect.zipRight(ready, leases.acquire(restore, trouble)), (lease) =>
         Effect.flatMap(
-          use(lease, restore, ({ pool, session }) => annotated(pool, session.execute(request))),
+          use(lease, restore, ({ session }) => session.execute(request)),
           (result) =>
             Either.isRight(result)
               ? Effect.succeed(result.right)
@@ -142,43 +131,38 @@ export const make = (options: {
    * is taken, used and given back.
    */
   const execute: Runner["execute"] = (request) =>
-    Effect.withFiberRuntime((fiber) =>
-      Effect.async((resume) => {
-        const pool = router.ready()
-        const session = pool?.unsafeTake()
-        if (pool === undefined || session === undefined) {
-          return resume(persist(request, noTrouble(), undefined))
-        }
-        if (session.submit === undefined) {
-          pool.give(session)
-          return resume(persist(request, noTrouble(), undefined))
-        }
-        annotate(fiber.currentSpan, pool)
-        let done = false
-        const cancel = session.submit(request, (error, result) => {
-          done = true
-          pool.give(session)
-          resume(
-            error === undefined
-              ? Effect.succeed(result)
-              : persist(request, noTrouble(), { lease: { pool, session }, error })
-          )
-        })
-        return Effect.sync(() => {
-          if (done) return
-          cancel()
-          pool.give(session)
-        })
+    Effect.async((resume) => {
+      const pool = router.ready()
+      const session = pool?.unsafeTake()
+      if (pool === undefined || session === undefined) {
+        return resume(persist(request, noTrouble(), undefined))
+      }
+      if (session.submit === undefined) {
+        pool.give(session)
+        return resume(persist(request, noTrouble(), undefined))
+      }
+      let done = false
+      const cancel = session.submit(request, (error, result) => {
+        done = true
+        pool.give(session)
+        resume(
+          error === undefined
+            ? Effect.succeed(result)
+            : persist(request, noTrouble(), { lease: { pool, session }, error })
+        )
       })
-    )
+      return Effect.sync(() => {
+        if (done) return
+        cancel()
+        pool.give(session)
+      })
+    })
 
   const stream: Runner["stream"] = (request) =>
     Stream.unwrapScoped(
       Effect.map(leases.scoped, (lease) =>
-        Stream.catchAll(
-          Stream.unwrap(annotated(lease.pool, Effect.succeed(lease.session.stream(request)))),
-          (error) =>
-            error.fate === "NotSent" ? stream(request) : Stream.fromEffect(tell.held(lease, error))
+        Stream.catchAll(lease.session.stream(request), (error) =>
+          error.fate === "NotSent" ? stream(request) : Stream.fromEffect(tell.held(lease, error))
         )
       )
     )
@@ -216,7 +200,7 @@ export const make = (options: {
     })
 
   const transactionOn = (lease: Lease, owner: symbol): TransactionConnection => {
-    const { pool, session } = lease
+    const { session } = lease
     let lost: SqlError.SqlError | undefined
 
     const fail = (
@@ -242,7 +226,7 @@ export const make = (options: {
     }
 
     const whenNotLost = <A>(effect: Effect.Effect<A, SqlError.SqlError>) =>
-      Effect.suspend(() => (lost === undefined ? annotated(pool, effect) : Effect.fail(lost)))
+      Effect.suspend(() => (lost === undefined ? effect : Effect.fail(lost)))
     const target = Connection.onSession(session, (error) => fail(error, false))
     return {
       ...Connection.make({
@@ -250,6 +234,7 @@ export const make = (options: {
         stream: (request) => Stream.unwrap(whenNotLost(Effect.succeed(target.stream(request))))
       }),
       owner,
+      pool: lease.pool,
       lost: () => lost,
       isAlive: () => lost === undefined && session.isOpen(),
       rollback: (sql) => target.turn.withPermits(1)(session.command(sql)),
@@ -284,12 +269,11 @@ export const make = (options: {
   return {
     execute,
     stream,
+    pool: router.ready,
     reserve: Effect.map(leases.scoped, (lease) => {
-      const target = Connection.onSession(lease.session, (error) => tell.held(lease, error))
-      return Connection.make({
-        execute: (request) => annotated(lease.pool, target.execute(request)),
-        stream: target.stream
-      })
+      return Connection.make(
+        Connection.onSession(lease.session, (error) => tell.held(lease, error))
+      )
     }),
     begin: (owner) =>
       Effect.uninterruptibleMask((restore) =>
@@ -300,15 +284,35 @@ export const make = (options: {
           )
         )
       ),
-    notifications: (listen, open) =>
-      Stream.unwrapScoped(
-        Effect.gen(function* () {
-          const lease = yield* openOutside(open, noTrouble())
-          yield* Effect.catchAll(lease.session.command(listen), (error) => tell.held(lease, error))
-          return Stream.catchAll(lease.session.notifications, (error) =>
-            Stream.fromEffect(tell.held(lease, error))
+    notifications: (listen, open) => listening(listen, open, false)
+  }
+
+  function listening(
+    listen: string,
+    open: (host: Host) => Effect.Effect<Session, SessionError>,
+    moved: boolean
+  ): Stream.Stream<ListenEvent, SqlError.SqlError> {
+    const movedFrom = (lease: Lease, error: SessionError) =>
+      error.fate === "Answered"
+        ? Stream.fail(answered(error.cause))
+        : Stream.unwrap(
+            Effect.as(leases.move(lease.pool.epoch, error.cause), listening(listen, open, true))
           )
-        })
-      )
+    return Stream.unwrapScoped(
+      Effect.map(openOutside(open, noTrouble()), (lease) => {
+        const heard = Stream.map(lease.session.notifications, (_): ListenEvent => ({
+          _tag: "Notification",
+          ..._
+        }))
+        // It listens only once LISTEN is answered, but hears from before that: nothing slips through.
+        const listens = Effect.as(
+          lease.session.command(listen),
+          moved ? Stream.succeed<ListenEvent>({ _tag: "Moved", to: lease.pool.host }) : Stream.empty
+        )
+        return Stream.merge(heard, Stream.unwrap(listens), { haltStrategy: "left" }).pipe(
+          Stream.catchAll((error) => movedFrom(lease, error))
+        )
+      })
+    )
   }
 }

@@ -7,7 +7,8 @@
 import { Reactivity } from "@effect/experimental"
 import type { SqlConnection, SqlError } from "@effect/sql"
 import { SqlClient, Statement } from "@effect/sql"
-import { Context, Effect } from "effect"
+import { Context, Effect, Fiber, Option } from "effect"
+import type { HostPool } from "../HostPool.js"
 import type { Session } from "../Connector.js"
 import { SessionError } from "../Connector.js"
 import { ConfigurationError } from "../Errors.js"
@@ -46,10 +47,42 @@ export const make = (options: {
       )
     )
 
-    const constructor = Statement.make(acquirer, compiler, spanAttributes, transformRows)
+    const attributesOf = (pool: HostPool | undefined): Array<readonly [string, unknown]> =>
+      pool === undefined
+        ? [...spanAttributes]
+        : [
+            ...spanAttributes,
+            ["server.address", pool.host.host],
+            ["server.port", pool.host.port],
+            ["db.failover.role", "writer"],
+            ["db.failover.epoch", pool.epoch]
+          ]
+
+    // A statement iterates its client's attributes when it starts, which is the moment to say where it is
+    // sent. If it has to be moved from there, a span `db.failover` tells from where to where.
+    const liveAttributes: ReadonlyArray<readonly [string, unknown]> = Object.assign(
+      [...spanAttributes],
+      {
+        [Symbol.iterator]: () => {
+          const frame = Option.flatMapNullable(Fiber.getCurrentFiber(), (fiber) =>
+            Transaction.currentFrame(fiber.currentContext, tag, owner)
+          )
+          return attributesOf(
+            Option.isSome(frame) ? frame.value.connection.pool : runner.pool()
+          ).values()
+        }
+      }
+    )
+
+    const constructor = Statement.make(acquirer, compiler, liveAttributes, transformRows)
     const self = {
       [SqlClient.TypeId]: SqlClient.TypeId,
-      withTransaction: Transaction.make({ tag, owner, spanAttributes, begin: runner.begin(owner) }),
+      withTransaction: Transaction.make({
+        tag,
+        owner,
+        spanAttributes: attributesOf,
+        begin: runner.begin(owner)
+      }),
       reserve: runner.reserve,
       reactive: reactivity.stream,
       reactiveMailbox: reactivity.query
@@ -63,7 +96,7 @@ export const make = (options: {
       transformRows === undefined
         ? clientOf(constructor, () => raw)
         : clientOf(
-            Statement.make(acquirer, compiler.withoutTransform, spanAttributes, undefined),
+            Statement.make(acquirer, compiler.withoutTransform, liveAttributes, undefined),
             () => raw
           )
     return transformRows === undefined ? raw : clientOf(constructor, () => raw)

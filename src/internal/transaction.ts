@@ -15,6 +15,7 @@
  */
 import { SqlClient, SqlError } from "@effect/sql"
 import type { SqlConnection } from "@effect/sql"
+import type { HostPool } from "../HostPool.js"
 import { Clock, Context, Duration, Effect, Exit, FiberRef, Scope, Stream, Tracer } from "effect"
 
 /** What a transaction needs of the connection that it runs on. @internal */
@@ -33,6 +34,8 @@ export interface TransactionConnection extends SqlConnection.Connection {
   /** Ends the connection, and with it the transaction. */
   readonly abort: Effect.Effect<void>
   readonly owner: symbol
+  /** Where it runs. */
+  readonly pool: HostPool
 }
 
 /** @internal */
@@ -116,7 +119,8 @@ export const make =
   (options: {
     readonly tag: FrameTag
     readonly owner: symbol
-    readonly spanAttributes: ReadonlyArray<readonly [string, unknown]>
+    /** Those of every span of this client, and those of the host where there is one. */
+    readonly spanAttributes: (pool: HostPool | undefined) => Iterable<readonly [string, unknown]>
     /** A connection on which BEGIN has been answered. */
     readonly begin: Effect.Effect<TransactionConnection, SqlError.SqlError, Scope.Scope>
   }) =>
@@ -124,7 +128,9 @@ export const make =
     Effect.uninterruptibleMask((restore) =>
       Effect.useSpan("sql.transaction", { kind: "client", captureStackTrace: false }, (span) =>
         Effect.withFiberRuntime<A, E | SqlError.SqlError, R>((fiber) => {
-          for (const [key, value] of options.spanAttributes) span.attribute(key, value)
+          const annotate = (pool: HostPool | undefined) => {
+            for (const [key, value] of options.spanAttributes(pool)) span.attribute(key, value)
+          }
           const context = fiber.currentContext
           const clock = Context.get(fiber.currentDefaultServices, Clock.Clock)
           const event = (name: string) =>
@@ -147,6 +153,7 @@ export const make =
           const outer = currentFrame(context, options.tag, options.owner)
           if (outer !== undefined) {
             const { connection } = outer
+            annotate(connection.pool)
             const depth = outer.depth + 1
             const name = `effect_sql_${depth}`
             return Effect.zipRight(
@@ -181,11 +188,13 @@ export const make =
 
           return Effect.flatMap(Scope.make(), (scope) =>
             restore(Scope.extend(options.begin, scope)).pipe(
-              Effect.flatMap((connection) =>
-                Effect.flatMap(Effect.exit(run({ connection, depth: 0 })), (exit) =>
+              Effect.tapError(() => Effect.sync(() => annotate(undefined))),
+              Effect.flatMap((connection) => {
+                annotate(connection.pool)
+                return Effect.flatMap(Effect.exit(run({ connection, depth: 0 })), (exit) =>
                   end(connection, exit)
                 )
-              ),
+              }),
               Effect.onExit((exit) => Scope.close(scope, exit))
             )
           )

@@ -31,6 +31,7 @@ import type { ConfigError, Scope, Duration, Redacted } from "effect"
 import { Config, Context, Effect, Layer, Option, Stream } from "effect"
 import type { ConnectionOptions } from "node:tls"
 import * as Pg from "pg"
+import type { ListenEvent } from "../Connector.js"
 import type { Dialect } from "../Dialect.js"
 import type { ClusterIdConflict, ConfigurationError } from "../Errors.js"
 import { FailoverFailed } from "../Errors.js"
@@ -132,6 +133,11 @@ export interface PgFailover {
   readonly client: PgClient.PgClient
   readonly topology: Topology.Topology
   readonly failover: Failover
+  /**
+   * `PgClient.listen` with all that there is to hear: it goes over to the new writer, and says so, since
+   * notifications may have been missed.
+   */
+  readonly listen: (channel: string) => Stream.Stream<ListenEvent, SqlError.SqlError>
   /** The pool of the present writer. */
   readonly stats: SqlFailover.SqlFailover["stats"]
 }
@@ -232,6 +238,11 @@ export const make = (
       failoverTimeout: checked.failoverTimeout,
       sessionSetup: sessionSetupOf(options.sessionSetup)
     })
+    const listen: PgFailover["listen"] = (channel) =>
+      Stream.filter(
+        notifications(`LISTEN ${Pg.escapeIdentifier(channel)}`),
+        (event) => event._tag === "Moved" || event.channel === channel
+      )
     const pgClient: PgClient.PgClient = Object.assign(client, {
       [PgClient.TypeId]: PgClient.TypeId,
       config: {
@@ -246,15 +257,24 @@ export const make = (
       },
       json,
       listen: (channel: string) =>
-        notifications(`LISTEN ${Pg.escapeIdentifier(channel)}`).pipe(
-          Stream.filterMap((_) =>
-            _.channel === channel && _.payload !== "" ? Option.some(_.payload) : Option.none()
+        listen(channel).pipe(
+          Stream.tap((event) =>
+            event._tag === "Moved"
+              ? Effect.logWarning(
+                  `listening to ${channel} on ${event.to.id} now; notifications may have been missed`
+                )
+              : Effect.void
+          ),
+          Stream.filterMap((event) =>
+            event._tag === "Notification" && event.payload !== ""
+              ? Option.some(event.payload)
+              : Option.none()
           )
         ),
       notify: (channel: string, payload: string) =>
         Effect.asVoid(client.unsafe("SELECT pg_catalog.pg_notify($1, $2)", [channel, payload]))
     })
-    const made: PgFailover = { client: pgClient, topology, failover, stats }
+    const made: PgFailover = { client: pgClient, topology, failover, listen, stats }
     yield* connectEagerly(options, checked.waitForTopology, made)
     return made
   })
