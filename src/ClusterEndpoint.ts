@@ -94,7 +94,7 @@ export const instanceHost = (
 ): Host.Host =>
   Host.make({
     id: instanceId,
-    host: pattern.pattern.replace("?", instanceId.toLowerCase()),
+    host: pattern.pattern.replace("?", () => instanceId.toLowerCase()),
     port: pattern.port ?? defaultPort
   })
 

@@ -265,13 +265,13 @@ export const classify = (self: ErrorClassifier, error: unknown): Verdict => {
 }
 
 /**
- * The error's SQLSTATE, where it has one.
+ * The error's SQLSTATE, where it has one. Each has a digit, which tells it from `EPIPE`.
  *
  * @since 0.1.0
  * @category getters
  */
 export const sqlState = (error: unknown): string | undefined =>
-  chain(error).find((facts) => /^[0-9A-Z]{5}$/.test(facts.code))?.code
+  chain(error).find((facts) => /^(?=.*\d)[0-9A-Z]{5}$/.test(facts.code))?.code
 
 /**
  * The message of the error, or of its first cause that has one.

@@ -92,7 +92,7 @@ const dialectsOf = (
 ): Either.Either<CheckedOptions["dialects"], ConfigurationError> => {
   if (dialect === undefined || dialect === "auto") return Either.right(detected)
   if (typeof dialect === "object") return Either.right([dialect])
-  return dialect in dialectsByName
+  return Object.hasOwn(dialectsByName, dialect)
     ? Either.right([dialectsByName[dialect]])
     : Either.left(
         invalid(

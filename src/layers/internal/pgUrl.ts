@@ -65,7 +65,8 @@ export const parseUrl = (url: Redacted.Redacted): Either.Either<ParsedUrl, Confi
     }),
     ({ database, parameters, password, username }) => {
       const sslmode = parameters.get("sslmode")
-      const ssl = sslmode === null ? undefined : sslModes[sslmode]
+      const ssl =
+        sslmode !== null && Object.hasOwn(sslModes, sslmode) ? sslModes[sslmode] : undefined
       return sslmode !== null && ssl === undefined
         ? invalid(
             `has the sslmode ${JSON.stringify(sslmode)}`,
