@@ -29,6 +29,8 @@ import type { SqlClient } from "@effect/sql"
 import type { Statement } from "@effect/sql"
 import type { Scope } from "effect"
 import { Effect, Stream } from "effect"
+import { dual } from "effect/Function"
+import type { CommitResolution } from "./CommitResolution.js"
 import type { Connector, ListenEvent, Session, SessionError } from "./Connector.js"
 import type { Dialect } from "./Dialect.js"
 import type { ErrorClassifier } from "./ErrorClassifier.js"
@@ -43,6 +45,8 @@ import * as Runner from "./internal/runner.js"
 import * as SqlClientInternal from "./internal/sqlClient.js"
 import * as Spares from "./internal/spares.js"
 import * as Tell from "./internal/tell.js"
+import { currentBegin } from "./internal/transaction.js"
+import type { RetryBudget } from "./RetryBudget.js"
 import { query } from "./SqlTopologySource.js"
 import type { Topology } from "./Topology.js"
 import type { SqlError } from "@effect/sql/SqlError"
@@ -54,6 +58,8 @@ import type { Duration } from "effect"
  */
 export interface Options {
   readonly topology: Topology
+  /** Shared by the clients of the cluster. Default: one of its own. */
+  readonly budget?: RetryBudget | undefined
   readonly connector: Connector
   readonly classifier: ErrorClassifier
   /** The dialect in use, asked anew for each connection: it is found out on the first one. */
@@ -65,6 +71,8 @@ export interface Options {
   readonly connectTimeout: Duration.Duration
   readonly failoverMode?: Failover.FailoverMode | undefined
   readonly failoverTimeout?: Duration.Duration | undefined
+  /** How to find out about a COMMIT that was not answered. Default: not at all. */
+  readonly commitResolution?: CommitResolution | undefined
   /** Run on every new physical connection, before its first statement. */
   readonly sessionSetup?:
     ((sql: Statement.Constructor) => Effect.Effect<unknown, SqlError>) | undefined
@@ -138,6 +146,7 @@ export const make = (
 
     const failover = yield* Failover.make({
       topology,
+      budget: options.budget,
       mode: options.failoverMode,
       timeout: options.failoverTimeout,
       prepare: spares.prepare,
@@ -175,6 +184,8 @@ export const make = (
         acquireTimeout: options.pool.acquireTimeout
       }),
       tell: Tell.make({ topology, failover, classifier }),
+      budget: failover.budget,
+      resolution: options.commitResolution,
       isWriter: (session) => options.dialect().isWriter(query(session))
     })
 
@@ -195,3 +206,49 @@ export const make = (
       })
     } satisfies SqlFailover
   })
+
+/**
+ * How a transaction is isolated, in the standard's words.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Isolation {
+  readonly level?: "read committed" | "repeatable read" | "serializable" | undefined
+  readonly readOnly?: boolean | undefined
+  /** A serializable read-only transaction that waits for a moment in which it cannot fail. */
+  readonly deferrable?: boolean | undefined
+}
+
+const beginOf = ({ deferrable, level, readOnly }: Isolation): string =>
+  [
+    "BEGIN",
+    level === undefined ? "" : ` ISOLATION LEVEL ${level.toUpperCase()}`,
+    readOnly === true ? " READ ONLY" : "",
+    deferrable === true ? " DEFERRABLE" : ""
+  ].join("")
+
+/**
+ * The isolation of the transactions that begin inside this effect. Nested ones are savepoints, and have
+ * that of the outermost.
+ *
+ * @example
+ * ```ts
+ * import { SqlClient } from "@effect/sql"
+ * import { Effect } from "effect"
+ * import { SqlFailover } from "effect-failover"
+ *
+ * const report = Effect.flatMap(SqlClient.SqlClient, (sql) =>
+ *   sql.withTransaction(sql`SELECT sum(balance) FROM account`)
+ * ).pipe(SqlFailover.withIsolation({ level: "serializable", readOnly: true }))
+ * ```
+ *
+ * @since 0.1.0
+ * @category combinators
+ */
+export const withIsolation: {
+  (isolation: Isolation): <A, E, R>(self: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
+  <A, E, R>(self: Effect.Effect<A, E, R>, isolation: Isolation): Effect.Effect<A, E, R>
+} = dual(2, <A, E, R>(self: Effect.Effect<A, E, R>, isolation: Isolation): Effect.Effect<A, E, R> =>
+  Effect.locally(self, currentBegin, beginOf(isolation))
+)

@@ -6,6 +6,24 @@
 export * as ClusterEndpoint from "./ClusterEndpoint.js"
 
 /**
+ * Finds out whether a transaction whose COMMIT was sent and not answered has been committed. Opt-in: it
+ * costs one round trip before each COMMIT.
+ *
+ * | | `ledger` | `dialects/PgTransactionStatus` |
+ * |---|---|---|
+ * | exact | always | where position and timeline prove it; else the outcome stays `Unknown` |
+ * | needs | a table | nothing |
+ * | costs | a small row per transaction | a WAL record per writing transaction |
+ * | works on | any SQL database | PostgreSQL with streaming replication, not Aurora |
+ *
+ * A resolved commit ends as the transaction's own success; a resolved loss as
+ * `TransactionResolutionUnknown` with `outcome: "RolledBack"`, which is safe to run again.
+ *
+ * @since 0.1.0
+ */
+export * as CommitResolution from "./CommitResolution.js"
+
+/**
  * The port to a database driver: open ONE physical connection to ONE host, run, destroy. Everything
  * else (pooling, generations, monitoring, failover, transactions) is written once on top of it.
  *
@@ -119,6 +137,15 @@ export * as Host from "./Host.js"
  * @since 0.1.0
  */
 export * as HostPool from "./HostPool.js"
+
+/**
+ * How much may be run again, shared by all clients of a cluster, so that an outage does not become a
+ * storm. Finagle's numbers: a fifth of the traffic, and ten a second on top for services that have little
+ * of it; what was earned is forgotten after ten seconds.
+ *
+ * @since 0.1.0
+ */
+export * as RetryBudget from "./RetryBudget.js"
 
 /**
  * A `SqlClient` over a cluster. Each statement goes to the confirmed writer; what happens when its

@@ -1,15 +1,21 @@
 /**
- * One topology per cluster id in a process, shared by every layer that names it and closed with the
+ * One topology, and one retry budget, per cluster id in a process, shared by every layer that names it and closed with the
  * last of them.
  *
  * @internal
  */
 import { Effect, Exit, GlobalValue, Scope } from "effect"
 import { ClusterIdConflict } from "../Errors.js"
+import * as RetryBudget from "../RetryBudget.js"
 import type { Topology } from "../Topology.js"
 
-interface Shared {
+/** What the layers of one cluster share. @internal */
+export interface Cluster {
   readonly topology: Topology
+  readonly budget: RetryBudget.RetryBudget
+}
+
+interface Shared extends Cluster {
   readonly scope: Scope.CloseableScope
   /** What the cluster is, to tell it from another one under the same id. */
   readonly description: string
@@ -27,15 +33,17 @@ export const share = <R>(options: {
   readonly clusterId: string
   readonly description: string
   readonly make: Effect.Effect<Topology, never, R | Scope.Scope>
-}): Effect.Effect<Topology, ClusterIdConflict, R | Scope.Scope> => {
+}): Effect.Effect<Cluster, ClusterIdConflict, R | Scope.Scope> => {
   const { clusterId, description } = options
   const join = Effect.gen(function* () {
     const existing = clusters.byId.get(clusterId)
     if (existing === undefined) {
       const scope = yield* Scope.make()
       const topology = yield* Scope.extend(options.make, scope)
-      clusters.byId.set(clusterId, { topology, scope, description, users: 1 })
-      return topology
+      const budget = yield* RetryBudget.make()
+      const shared: Shared = { topology, budget, scope, description, users: 1 }
+      clusters.byId.set(clusterId, shared)
+      return shared
     }
     if (existing.description !== description) {
       return yield* new ClusterIdConflict({
@@ -45,7 +53,7 @@ export const share = <R>(options: {
       })
     }
     existing.users++
-    return existing.topology
+    return existing
   })
   const leave = Effect.suspend(() => {
     const shared = clusters.byId.get(clusterId)

@@ -10,9 +10,11 @@
 import type { SqlConnection, SqlError } from "@effect/sql"
 import type { Scope } from "effect"
 import { Cause, Effect, Either, Stream } from "effect"
+import type { CommitResolution } from "../CommitResolution.js"
 import type { ListenEvent, Request, Row, Session, SessionError } from "../Connector.js"
 import type { Host } from "../Host.js"
 import type { HostPool } from "../HostPool.js"
+import type { RetryBudget } from "../RetryBudget.js"
 import type { Topology } from "../Topology.js"
 import type { Target } from "./connection.js"
 import * as Connection from "./connection.js"
@@ -21,6 +23,7 @@ import { noTrouble } from "./leases.js"
 import type { Router } from "./router.js"
 import type { Lease, Tell } from "./tell.js"
 import { answered } from "./tell.js"
+import * as SessionTransaction from "./sessionTransaction.js"
 import type { TransactionConnection } from "./transaction.js"
 
 /** @internal */
@@ -31,7 +34,8 @@ export interface Runner extends Target {
   readonly reserve: Effect.Effect<SqlConnection.Connection, SqlError.SqlError, Scope.Scope>
   /** A connection on which BEGIN has been answered; it is given back with the scope. */
   readonly begin: (
-    owner: symbol
+    owner: symbol,
+    sql: string
   ) => Effect.Effect<TransactionConnection, SqlError.SqlError, Scope.Scope>
   /**
    * On a connection of its own, opened by `open` and given up with the stream. It goes over to the new
@@ -49,9 +53,11 @@ export const make = (options: {
   readonly router: Router
   readonly leases: Leases
   readonly tell: Tell
+  readonly budget: RetryBudget
+  readonly resolution: CommitResolution | undefined
   readonly isWriter: (session: Session) => Effect.Effect<boolean, SessionError>
 }): Runner => {
-  const { leases, router, tell, topology } = options
+  const { budget, leases, resolution, router, tell, topology } = options
 
   /** A server that refused to write: is it the writer? One that cannot say is treated as if it were not. */
   const isStillWriter = (pool: HostPool): Effect.Effect<boolean> =>
@@ -132,6 +138,7 @@ export const make = (options: {
    */
   const execute: Runner["execute"] = (request) =>
     Effect.async((resume) => {
+      budget.unsafeDeposit()
       const pool = router.ready()
       const session = pool?.unsafeTake()
       if (pool === undefined || session === undefined) {
@@ -183,70 +190,25 @@ export const make = (options: {
     )
   }
 
-  const beginOn = (restore: Restore, trouble: Trouble): Effect.Effect<Lease, SqlError.SqlError> =>
+  const beginOn = (
+    sql: string,
+    restore: Restore,
+    trouble: Trouble
+  ): Effect.Effect<Lease, SqlError.SqlError> =>
     Effect.flatMap(leases.acquire(restore, trouble), (lease) => {
       const give = Effect.sync(() => lease.pool.give(lease.session))
-      return Effect.matchCauseEffect(restore(lease.session.command("BEGIN")), {
+      return Effect.matchCauseEffect(restore(lease.session.command(sql)), {
         onSuccess: () => Effect.succeed(lease),
         onFailure: (cause) =>
           Either.match(Cause.failureOrCause(cause), {
             onRight: (interrupted) => Effect.zipRight(give, Effect.failCause(interrupted)),
             onLeft: (error) =>
               Effect.zipRight(give, restore(beginFailed(lease, error, trouble))).pipe(
-                Effect.zipRight(beginOn(restore, trouble))
+                Effect.zipRight(beginOn(sql, restore, trouble))
               )
           })
       })
     })
-
-  const transactionOn = (lease: Lease, owner: symbol): TransactionConnection => {
-    const { session } = lease
-    let lost: SqlError.SqlError | undefined
-
-    const fail = (
-      error: SessionError,
-      isCommit: boolean
-    ): Effect.Effect<never, SqlError.SqlError> => {
-      if (lost !== undefined) return Effect.fail(lost)
-      const verdict = tell.verdict(error)
-      if (error.fate === "Answered" && verdict !== "ConnectionLost") {
-        return Effect.zipRight(
-          verdict === "ReadOnly" ? topology.refresh : Effect.void,
-          Effect.fail(answered(error.cause))
-        )
-      }
-      const sent = error.fate !== "NotSent"
-      const outcome = isCommit && sent ? "Unknown" : "RolledBack"
-      return Effect.tapError(
-        sent && verdict === "Timeout"
-          ? tell.timedOut(lease, error.cause, outcome)
-          : tell.transactionLost(lease, outcome, sent, error.cause),
-        (error) => Effect.sync(() => (lost ??= error))
-      )
-    }
-
-    const whenNotLost = <A>(effect: Effect.Effect<A, SqlError.SqlError>) =>
-      Effect.suspend(() => (lost === undefined ? effect : Effect.fail(lost)))
-    const target = Connection.onSession(session, (error) => fail(error, false))
-    return {
-      ...Connection.make({
-        execute: (request) => whenNotLost(target.execute(request)),
-        stream: (request) => Stream.unwrap(whenNotLost(Effect.succeed(target.stream(request))))
-      }),
-      owner,
-      pool: lease.pool,
-      lost: () => lost,
-      isAlive: () => lost === undefined && session.isOpen(),
-      rollback: (sql) => target.turn.withPermits(1)(session.command(sql)),
-      abort: Effect.sync(() => session.destroy()),
-      command: (sql, phase) =>
-        whenNotLost(
-          Effect.catchAll(target.turn.withPermits(1)(session.command(sql)), (error) =>
-            fail(error, phase === "commit")
-          )
-        )
-    }
-  }
 
   /** A connection of its own to the writer, outside the pool. */
   const openOutside = (
@@ -275,12 +237,12 @@ export const make = (options: {
         Connection.onSession(lease.session, (error) => tell.held(lease, error))
       )
     }),
-    begin: (owner) =>
+    begin: (owner, sql) =>
       Effect.uninterruptibleMask((restore) =>
-        Effect.flatMap(beginOn(restore, noTrouble()), (lease) =>
+        Effect.flatMap(beginOn(sql, restore, noTrouble()), (lease) =>
           Effect.as(
             Effect.addFinalizer(() => Effect.sync(() => lease.pool.give(lease.session))),
-            transactionOn(lease, owner)
+            SessionTransaction.make({ lease, owner, topology, leases, tell, resolution })
           )
         )
       ),

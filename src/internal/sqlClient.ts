@@ -81,7 +81,7 @@ export const make = (options: {
         tag,
         owner,
         spanAttributes: attributesOf,
-        begin: runner.begin(owner)
+        begin: (sql) => runner.begin(owner, sql)
       }),
       reserve: runner.reserve,
       reactive: reactivity.stream,

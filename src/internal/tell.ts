@@ -31,6 +31,13 @@ export interface Lease {
 }
 
 /** @internal */
+export interface Moved {
+  readonly recovered: Recovered
+  /** Since the work was cut off. */
+  readonly elapsed: Duration.Duration
+}
+
+/** @internal */
 export interface Tell {
   readonly verdict: (error: SessionError) => Verdict["_tag"]
   /** The client moves; the statement may have been executed if it was sent. */
@@ -39,13 +46,20 @@ export interface Tell {
     sent: boolean,
     cause: unknown
   ) => Effect.Effect<never, SqlError.SqlError>
-  /** The client moves; the transaction is gone, or its COMMIT is unknown. */
+  /** The client moves, or the caller hears that it could not, and what became of its work. */
+  readonly move: (
+    lease: Lease,
+    cause: unknown,
+    outcome: Outcome
+  ) => Effect.Effect<Moved, SqlError.SqlError>
+  /** The transaction is gone, or its COMMIT is unknown. */
   readonly transactionLost: (
     lease: Lease,
+    moved: Moved,
     outcome: "RolledBack" | "Unknown",
     sent: boolean,
     cause: unknown
-  ) => Effect.Effect<never, SqlError.SqlError>
+  ) => SqlError.SqlError
   /** The client stays, and its writer is looked at. */
   readonly timedOut: (
     lease: Lease,
@@ -108,12 +122,7 @@ export const make = (options: {
           cause: error
         })
 
-  const move = (
-    lease: Lease,
-    cause: unknown,
-    outcome: Outcome,
-    tell: (recovered: Recovered, elapsed: Duration.Duration) => Error
-  ): Effect.Effect<never, SqlError.SqlError> =>
+  const move: Tell["move"] = (lease, cause, outcome) =>
     Effect.gen(function* () {
       lease.session.destroy()
       const { epoch, host } = lease.pool
@@ -128,41 +137,26 @@ export const make = (options: {
             Effect.fail(sqlError(inVain(error, outcome, host, elapsed)))
           )
       )
-      return yield* Effect.fail(sqlError(tell(recovered, yield* elapsed)))
+      return { recovered, elapsed: yield* elapsed }
     })
+
+  /** What all outcomes say of the move. */
+  const told = ({ pool }: Lease, { elapsed, recovered }: Moved) => ({
+    from: pool.host,
+    to: recovered.writer.host,
+    role: "writer" as const,
+    epoch: recovered.writer.epoch,
+    elapsed,
+    attempts: recovered.attempts
+  })
 
   const failoverSuccess: Tell["failoverSuccess"] = (lease, sent, cause) =>
-    move(lease, cause, sent ? "Unknown" : "NotExecuted", ({ attempts, writer }, elapsed) => {
-      const { epoch, host } = writer
-      const from = lease.pool.host
-      return new FailoverSuccess({
-        from,
-        to: host,
-        role: "writer",
-        epoch,
-        elapsed,
-        attempts,
-        sent,
-        cause
-      })
-    })
+    Effect.flatMap(move(lease, cause, sent ? "Unknown" : "NotExecuted"), (moved) =>
+      Effect.fail(sqlError(new FailoverSuccess({ ...told(lease, moved), sent, cause })))
+    )
 
-  const transactionLost: Tell["transactionLost"] = (lease, outcome, sent, cause) =>
-    move(lease, cause, outcome, ({ attempts, writer }, elapsed) => {
-      const { epoch, host } = writer
-      const from = lease.pool.host
-      return new TransactionResolutionUnknown({
-        outcome,
-        from,
-        to: host,
-        role: "writer",
-        epoch,
-        elapsed,
-        attempts,
-        sent,
-        cause
-      })
-    })
+  const transactionLost: Tell["transactionLost"] = (lease, moved, outcome, sent, cause) =>
+    sqlError(new TransactionResolutionUnknown({ ...told(lease, moved), outcome, sent, cause }))
 
   const timedOut: Tell["timedOut"] = ({ pool }, cause, outcome) =>
     Effect.zipRight(
@@ -182,6 +176,7 @@ export const make = (options: {
 
   return {
     verdict,
+    move,
     failoverSuccess,
     transactionLost,
     timedOut,

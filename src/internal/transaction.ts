@@ -6,7 +6,7 @@
  * | the connection before BEGIN is answered | never began | none: begun again on the new writer |
  * | a statement, a SAVEPOINT, or the connection between statements | rolled back by the server | `TransactionResolutionUnknown`, `RolledBack` |
  * | ROLLBACK | rolled back by the server | the caller's own failure: what it says of the transaction holds |
- * | COMMIT sent and not answered | unknown | `TransactionResolutionUnknown`, `Unknown` |
+ * | COMMIT sent and not answered | unknown | `TransactionResolutionUnknown`, `Unknown`; with a `CommitResolution`, what it finds out |
  * | COMMIT refused, or answered with ROLLBACK because a statement had failed | rolled back | the server's error |
  *
  * A lost transaction stays lost: its statements fail with the same error, and it is never committed.
@@ -16,15 +16,24 @@
 import { SqlClient, SqlError } from "@effect/sql"
 import type { SqlConnection } from "@effect/sql"
 import type { HostPool } from "../HostPool.js"
-import { Clock, Context, Duration, Effect, Exit, FiberRef, Scope, Stream, Tracer } from "effect"
+import {
+  Clock,
+  Context,
+  Duration,
+  Effect,
+  Exit,
+  FiberRef,
+  GlobalValue,
+  Scope,
+  Stream,
+  Tracer
+} from "effect"
 
 /** What a transaction needs of the connection that it runs on. @internal */
 export interface TransactionConnection extends SqlConnection.Connection {
-  /** The server's command tag. */
-  readonly command: (
-    sql: string,
-    phase: "statement" | "commit"
-  ) => Effect.Effect<string, SqlError.SqlError>
+  readonly savepoint: (sql: string) => Effect.Effect<unknown, SqlError.SqlError>
+  /** Answers with the server's command tag. */
+  readonly commit: Effect.Effect<string, SqlError.SqlError>
   /** The error that ended the transaction, if one did. */
   readonly lost: () => SqlError.SqlError | undefined
   /** Whether there is still something to roll back. */
@@ -95,6 +104,12 @@ export const currentFrame = (
   return { connection: shared[0].carried, depth: shared[1] }
 }
 
+/** The command that begins the transactions of a fiber. @internal */
+export const currentBegin: FiberRef.FiberRef<string> = GlobalValue.globalValue(
+  "effect-failover/currentBegin",
+  () => FiberRef.unsafeMake("BEGIN")
+)
+
 const rolledBack = () =>
   new SqlError.SqlError({
     message:
@@ -122,7 +137,9 @@ export const make =
     /** Those of every span of this client, and those of the host where there is one. */
     readonly spanAttributes: (pool: HostPool | undefined) => Iterable<readonly [string, unknown]>
     /** A connection on which BEGIN has been answered. */
-    readonly begin: Effect.Effect<TransactionConnection, SqlError.SqlError, Scope.Scope>
+    readonly begin: (
+      sql: string
+    ) => Effect.Effect<TransactionConnection, SqlError.SqlError, Scope.Scope>
   }) =>
   <R, E, A>(self: Effect.Effect<A, E, R>): Effect.Effect<A, E | SqlError.SqlError, R> =>
     Effect.uninterruptibleMask((restore) =>
@@ -157,7 +174,7 @@ export const make =
             const depth = outer.depth + 1
             const name = `effect_sql_${depth}`
             return Effect.zipRight(
-              restore(connection.command(`SAVEPOINT ${name}`, "statement")),
+              restore(connection.savepoint(`SAVEPOINT ${name}`)),
               Effect.flatMap(Effect.exit(run({ connection, depth })), (exit) => {
                 event(Exit.isSuccess(exit) ? "savepoint" : "rollback")
                 return Exit.isSuccess(exit)
@@ -180,14 +197,14 @@ export const make =
             if (lost !== undefined) return Effect.fail(lost)
             event("commit")
             return Effect.flatMap(
-              restore(connection.command("COMMIT", "commit")),
+              restore(connection.commit),
               (answer): Effect.Effect<A, E | SqlError.SqlError> =>
                 answer === "ROLLBACK" ? Effect.fail(rolledBack()) : exit
             )
           }
 
           return Effect.flatMap(Scope.make(), (scope) =>
-            restore(Scope.extend(options.begin, scope)).pipe(
+            restore(Scope.extend(options.begin(fiber.getFiberRef(currentBegin)), scope)).pipe(
               Effect.tapError(() => Effect.sync(() => annotate(undefined))),
               Effect.flatMap((connection) => {
                 annotate(connection.pool)

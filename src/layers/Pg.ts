@@ -31,6 +31,7 @@ import type { ConfigError, Scope, Duration, Redacted } from "effect"
 import { Config, Context, Effect, Layer, Option, Stream } from "effect"
 import type { ConnectionOptions } from "node:tls"
 import * as Pg from "pg"
+import type { CommitResolution } from "../CommitResolution.js"
 import type { ListenEvent } from "../Connector.js"
 import type { Dialect } from "../Dialect.js"
 import type { ClusterIdConflict, ConfigurationError } from "../Errors.js"
@@ -110,6 +111,11 @@ export interface PgOptions {
   /** A connection is replaced after this long. Default 30 minutes. */
   readonly connectionTTL?: Duration.DurationInput | undefined
 
+  /**
+   * How to find out about a COMMIT that was sent and not answered: `"transaction-status"`, or
+   * `CommitResolution.ledger()`, or one of your own. Default `"none"`: its outcome stays `Unknown`.
+   */
+  readonly commitResolution?: "none" | "transaction-status" | CommitResolution | undefined
   /** SQL, or an effect, that is run on every new physical connection: it restores what a failover loses. */
   readonly sessionSetup?:
     string | ((sql: Statement.Constructor) => Effect.Effect<unknown, SqlError.SqlError>) | undefined
@@ -205,7 +211,7 @@ export const make = (
       connectTimeout: checked.connectTimeout,
       hostOf: checked.hostOf
     })
-    const topology = yield* share({
+    const { budget, topology } = yield* share({
       clusterId: checked.clusterId,
       description: checked.description,
       make: Topology.make({
@@ -219,6 +225,7 @@ export const make = (
     })
     const { client, failover, notifications, stats } = yield* SqlFailover.make({
       topology,
+      budget,
       connector,
       classifier,
       dialect: source.dialect,
@@ -236,6 +243,7 @@ export const make = (
       connectTimeout: checked.connectTimeout,
       failoverMode: checked.failoverMode,
       failoverTimeout: checked.failoverTimeout,
+      commitResolution: checked.commitResolution,
       sessionSetup: sessionSetupOf(options.sessionSetup)
     })
     const listen: PgFailover["listen"] = (channel) =>
@@ -331,7 +339,8 @@ const list = (name: string): Config.Config<ReadonlyArray<string>> =>
  * `PORT`, `DATABASE`, `USERNAME`, `PASSWORD`, `SSL`, `INSTANCE_HOST_PATTERN`, `CLUSTER_ID`, `DIALECT`,
  * `FAILOVER_MODE`, `FAILOVER_TIMEOUT`, `TOPOLOGY_REFRESH_RATE`, `TOPOLOGY_HIGH_REFRESH_RATE`,
  * `CONNECT_FAILOVER`, `WAIT_FOR_TOPOLOGY`, `CONNECT_TIMEOUT`, `QUERY_TIMEOUT`, `ACQUIRE_TIMEOUT`,
- * `MAX_CONNECTIONS`, `MIN_CONNECTIONS`, `IDLE_TIMEOUT`, `CONNECTION_TTL`, `SESSION_SETUP`,
+ * `MAX_CONNECTIONS`, `MIN_CONNECTIONS`, `IDLE_TIMEOUT`, `CONNECTION_TTL`, `COMMIT_RESOLUTION`,
+ * `SESSION_SETUP`,
  * `APPLICATION_NAME`.
  *
  * @example
@@ -378,6 +387,7 @@ export const config: Config.Config<PgOptions> = Config.all({
   minConnections: optional(Config.integer("MIN_CONNECTIONS")),
   idleTimeout: optional(Config.duration("IDLE_TIMEOUT")),
   connectionTTL: optional(Config.duration("CONNECTION_TTL")),
+  commitResolution: optional(Config.literal("none", "transaction-status")("COMMIT_RESOLUTION")),
   sessionSetup: optional(Config.string("SESSION_SETUP")),
   applicationName: optional(Config.string("APPLICATION_NAME"))
 })

@@ -9,6 +9,7 @@ import {
   countOf,
   Fault,
   flavors,
+  idleIsGone,
   nodeAt,
   open,
   openWarm,
@@ -158,6 +159,7 @@ for (const flavor of flavors) {
       Effect.gen(function* () {
         const db = yield* openWarm()
         yield* Effect.forEach(db.cluster.nodes, db.cluster.kill, { discard: true })
+        yield* idleIsGone(db)
         const history = new History(db)
         const fiber = yield* Effect.fork(
           Effect.all(

@@ -1,5 +1,6 @@
 /** What becomes of a transaction, and of nothing else, when its connection is lost. */
-import { SqlClient, SqlResolver } from "@effect/sql"
+import type { SqlClient } from "@effect/sql"
+import { SqlResolver } from "@effect/sql"
 import { PgClient } from "@effect/sql-pg"
 import { assert, layer } from "@effect/vitest"
 import { Cause, Context, Deferred, Effect, Exit, Fiber, Layer, Schema } from "effect"

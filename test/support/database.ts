@@ -167,6 +167,16 @@ export const allGivenBack = (db: Database) =>
     Effect.sync(() => db.stats().idle === db.stats().open && db.stats().open > 0)
   )
 
+/**
+ * Waits until the client knows that its idle connections ended: a statement written before that was
+ * sent, and may fail with `FailoverSuccess`. `reopened` is how many may be open again by then.
+ */
+export const idleIsGone = (db: Database, reopened = 0) =>
+  eventually(
+    "the end of the idle connections to arrive",
+    Effect.sync(() => db.stats().idle <= reopened)
+  )
+
 /** How often the id is in the table, asked past the client. */
 export const countOf = ({ cluster, table }: Database, id: number) =>
   Effect.flatMap(cluster.primary, (primary) =>

@@ -7,8 +7,10 @@ import type { Redacted } from "effect"
 import { Duration, Effect, Either, Option } from "effect"
 import type { ConnectionOptions } from "node:tls"
 import * as ClusterEndpoint from "../../ClusterEndpoint.js"
+import type { CommitResolution } from "../../CommitResolution.js"
 import type { Dialect } from "../../Dialect.js"
 import * as AuroraPg from "../../dialects/AuroraPg.js"
+import * as PgTransactionStatus from "../../dialects/PgTransactionStatus.js"
 import * as PgStreaming from "../../dialects/PgStreaming.js"
 import { ConfigurationError } from "../../Errors.js"
 import type { FailoverMode } from "../../Failover.js"
@@ -46,6 +48,7 @@ export interface CheckedOptions {
   readonly queryTimeout: Duration.Duration | undefined
   readonly waitForTopology: Duration.Duration | undefined
   readonly pool: HostPool.Settings
+  readonly commitResolution: CommitResolution | undefined
 }
 
 const invalid = (field: string, value: unknown, problem: string, hint: string) =>
@@ -100,6 +103,23 @@ const dialectsOf = (
           dialect,
           "is not known",
           'use "auto", "pg", "aurora-pg", or a Dialect of your own'
+        )
+      )
+}
+
+const resolutionOf = (
+  resolution: PgOptions["commitResolution"]
+): Either.Either<CommitResolution | undefined, ConfigurationError> => {
+  if (resolution === undefined || resolution === "none") return Either.right(undefined)
+  if (typeof resolution === "object") return Either.right(resolution)
+  return resolution === "transaction-status"
+    ? Either.right(PgTransactionStatus.resolution)
+    : Either.left(
+        invalid(
+          "commitResolution",
+          resolution,
+          "is not known",
+          'use "none", "transaction-status", or CommitResolution.ledger()'
         )
       )
 }
@@ -243,6 +263,7 @@ export const check = (options: PgOptions): Either.Either<CheckedOptions, Configu
       ),
       queryTimeout: yield* optionalDuration("queryTimeout", options.queryTimeout),
       waitForTopology: yield* optionalDuration("waitForTopology", options.waitForTopology),
+      commitResolution: yield* resolutionOf(options.commitResolution),
       pool: {
         maxConnections,
         minConnections,

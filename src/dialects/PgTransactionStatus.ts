@@ -1,0 +1,95 @@
+/**
+ * Commit resolution by PostgreSQL's own records: `pg_xact_status` of the transaction's id, asked on the
+ * new writer.
+ *
+ * A transaction id alone proves nothing. What the new writer never received of the old one's log is gone,
+ * and the ids in it are given out again: the status could be another transaction's. So a mark is written to
+ * the log before COMMIT, and its position is compared with the one up to which the new writer replayed:
+ *
+ * | the new writer | its log reaches the mark | answer |
+ * |---|---|---|
+ * | is the same server, not restarted | | the status |
+ * | is the same server, restarted | yes, or it was shut down cleanly | the status |
+ * | ... | no | rolled back: the COMMIT lies behind the mark |
+ * | is one promotion further | yes | the status |
+ * | ... | no | rolled back |
+ * | ... | it was restarted since, and has forgotten | unknown |
+ * | is more than one promotion further, or on an older timeline | | unknown |
+ *
+ * Not for Aurora, which keeps no such positions: use `CommitResolution.ledger` there.
+ *
+ * @since 0.1.0
+ */
+import { Effect } from "effect"
+import type { CommitResolution, Resolution } from "../CommitResolution.js"
+
+const TIMELINE = `pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8)`
+
+/** A transaction that wrote nothing has no id: there is nothing to lose. */
+const MARK = `SELECT xid::pg_catalog.text,
+  CASE WHEN xid IS NOT NULL THEN pg_catalog.pg_logical_emit_message(true, 'effect-failover', '')::pg_catalog.text END,
+  ${TIMELINE},
+  pg_catalog.pg_postmaster_start_time()::pg_catalog.text
+FROM (SELECT pg_catalog.pg_current_xact_id_if_assigned() AS xid) AS mark`
+
+interface Mark {
+  readonly xid: string
+  readonly lsn: string
+  readonly timeline: number
+  /** When the server was started. */
+  readonly started: string
+}
+
+/** Asked only where the answer means this transaction: an id that is out again means another one. */
+const resolveSql = ({ lsn, started, xid }: Mark): string => `SELECT ${TIMELINE},
+  same,
+  replayed IS NULL,
+  replayed OPERATOR(pg_catalog.>=) '${lsn}'::pg_catalog.pg_lsn,
+  CASE WHEN same OR replayed IS NULL OR replayed OPERATOR(pg_catalog.>=) '${lsn}'::pg_catalog.pg_lsn
+    THEN pg_catalog.pg_xact_status('${xid}'::pg_catalog.xid8) END
+FROM (SELECT pg_catalog.pg_last_wal_replay_lsn() AS replayed,
+  pg_catalog.pg_postmaster_start_time()::pg_catalog.text OPERATOR(pg_catalog.=) '${started}' AS same) AS log`
+
+const statuses: Readonly<Record<string, Resolution>> = {
+  committed: "Committed",
+  aborted: "RolledBack",
+  "in progress": "InProgress"
+}
+
+const timelineOf = (u: unknown): number => Number.parseInt(String(u), 16)
+
+const resolutionOf = (mark: Mark, row: ReadonlyArray<unknown>): Resolution => {
+  const [timeline, isSameStart, hasForgotten, reachesMark, status] = row
+  const answer = (typeof status === "string" ? statuses[status] : undefined) ?? "Unknown"
+  const promotions = timelineOf(timeline) - mark.timeline
+  if (promotions === 0 && isSameStart === true) return answer
+  if (promotions === 0 || promotions === 1) {
+    if (hasForgotten === true) return promotions === 0 ? answer : "Unknown"
+    return reachesMark === true ? answer : "RolledBack"
+  }
+  return "Unknown"
+}
+
+/**
+ * @since 0.1.0
+ * @category resolution
+ */
+export const resolution: CommitResolution = {
+  name: "transaction-status",
+  mark: (query) =>
+    Effect.map(query(MARK), ([row]) => {
+      if (row === undefined || typeof row[0] !== "string" || typeof row[1] !== "string") {
+        return () => Effect.succeed("Committed" as const)
+      }
+      const mark: Mark = {
+        xid: row[0],
+        lsn: row[1],
+        timeline: timelineOf(row[2]),
+        started: String(row[3])
+      }
+      return (query) =>
+        Effect.map(query(resolveSql(mark)), ([row]) =>
+          row === undefined ? "Unknown" : resolutionOf(mark, row)
+        )
+    })
+}

@@ -1,0 +1,125 @@
+/**
+ * The combinators of `Failover` that read what an error tells of the work.
+ *
+ * @internal
+ */
+import type { Schedule } from "effect"
+import { Effect } from "effect"
+import { dual } from "effect/Function"
+import * as Classifier from "../ErrorClassifier.js"
+import type {
+  FailoverSuccess,
+  Outcome,
+  TransactionResolutionUnknown,
+  FailoverFailed
+} from "../Errors.js"
+import { ConfigurationError, ConnectionRejected } from "../Errors.js"
+import type { RetryBudget } from "../RetryBudget.js"
+
+type OutcomeError = FailoverSuccess | FailoverFailed | TransactionResolutionUnknown
+
+const outcomeTags: ReadonlySet<string> = new Set([
+  "FailoverSuccess",
+  "FailoverFailed",
+  "TransactionResolutionUnknown"
+])
+
+const known: ReadonlyArray<Outcome> = ["NotExecuted", "RolledBack", "Unknown"]
+
+const isTagged = (u: unknown): u is { readonly _tag: unknown } =>
+  typeof u === "object" && u !== null && "_tag" in u
+
+/** What a `SqlError` carries, or the error itself. */
+const unwrap = (error: unknown): unknown =>
+  isTagged(error) && error._tag === "SqlError" && "cause" in error ? error.cause : error
+
+const isOutcome = (u: unknown): u is OutcomeError | ConnectionRejected =>
+  u instanceof ConnectionRejected ||
+  (isTagged(u) && typeof u._tag === "string" && outcomeTags.has(u._tag))
+
+const isRejection = (u: unknown): boolean =>
+  u instanceof ConnectionRejected || u instanceof ConfigurationError
+
+/** @internal */
+export const outcomeOf = (error: unknown): Outcome | undefined => {
+  const cause = unwrap(error)
+  return typeof cause === "object" && cause !== null && "outcome" in cause
+    ? known.find((_) => _ === cause.outcome)
+    : undefined
+}
+
+/** @internal */
+export const outcomes = <A, E, R>(
+  self: Effect.Effect<A, E, R>
+): Effect.Effect<A, E | OutcomeError | ConnectionRejected, R> =>
+  Effect.mapError(self, (error): E | OutcomeError | ConnectionRejected => {
+    const cause = unwrap(error)
+    return isOutcome(cause) ? cause : error
+  })
+
+/** @internal */
+export const isSafeToRetry = (error: unknown): boolean => {
+  if (isRejection(unwrap(error))) return false
+  const outcome = outcomeOf(error)
+  return outcome === "NotExecuted" || outcome === "RolledBack"
+}
+
+/** The server rolled the transaction back to resolve a conflict, and says that it may be run again. */
+const isConflict = (error: unknown): boolean => {
+  const sqlState = Classifier.sqlState(unwrap(error))
+  return sqlState === "40001" || sqlState === "40P01"
+}
+
+/** @internal */
+export const isTransactionRetryable = (error: unknown): boolean =>
+  isSafeToRetry(error) || isConflict(error)
+
+/** The client was moved, and works again. */
+const isMoved = (error: unknown): boolean => {
+  const cause = unwrap(error)
+  return (
+    isTagged(cause) &&
+    (cause._tag === "FailoverSuccess" || cause._tag === "TransactionResolutionUnknown")
+  )
+}
+
+/** Looks at the error first, so that only a retry that would be made is paid for. */
+const within =
+  (budget: Effect.Effect<RetryBudget, never, never>, isRetryable: (error: unknown) => boolean) =>
+  (error: unknown): Effect.Effect<boolean> =>
+    isRetryable(error) ? Effect.flatMap(budget, (_) => _.withdraw) : Effect.succeed(false)
+
+/** @internal */
+export const make = <Id>(budget: Effect.Effect<RetryBudget, never, Id>) => {
+  const retryWhile = <A, E, R, Out, R1>(
+    self: Effect.Effect<A, E, R>,
+    schedule: Schedule.Schedule<Out, E, R1>,
+    isRetryable: (error: unknown) => boolean
+  ): Effect.Effect<A, E, R | R1 | Id> =>
+    Effect.flatMap(budget, (budget) =>
+      Effect.retry(self, { schedule, while: within(Effect.succeed(budget), isRetryable) })
+    )
+
+  const retryTransaction: {
+    <Out, E, R1>(
+      schedule: Schedule.Schedule<Out, NoInfer<E>, R1>
+    ): <A, R>(self: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R | R1 | Id>
+    <A, E, R, Out, R1>(
+      self: Effect.Effect<A, E, R>,
+      schedule: Schedule.Schedule<Out, NoInfer<E>, R1>
+    ): Effect.Effect<A, E, R | R1 | Id>
+  } = dual(
+    2,
+    <A, E, R, Out, R1>(
+      self: Effect.Effect<A, E, R>,
+      schedule: Schedule.Schedule<Out, NoInfer<E>, R1>
+    ): Effect.Effect<A, E, R | R1 | Id> => retryWhile(self, schedule, isTransactionRetryable)
+  )
+
+  const idempotent = <A, E, R>(self: Effect.Effect<A, E, R>): Effect.Effect<A, E, R | Id> =>
+    Effect.flatMap(budget, (budget) =>
+      Effect.retry(self, { while: within(Effect.succeed(budget), isMoved) })
+    )
+
+  return { retryTransaction, idempotent }
+}
