@@ -37,7 +37,7 @@ import {
 import { FailoverFailed } from "./Errors.js"
 import * as Host from "./Host.js"
 import * as TopologyState from "./TopologyState.js"
-import type { Observation, Rejection, Writer } from "./TopologyState.js"
+import type { Observation, Phase, Rejection, Writer } from "./TopologyState.js"
 
 /**
  * How often the writer is asked when all is well: the AWS wrappers' 30 s.
@@ -335,9 +335,8 @@ export const make = (options: Options): Effect.Effect<Topology, never, Scope.Sco
     }
 
     /** One fiber per host until the phase ends; the line to the new writer is kept. */
-    const searching: Effect.Effect<Line | undefined> = Effect.suspend(() => {
+    const searching = (ended: Deferred.Deferred<void>): Effect.Effect<Line | undefined> => {
       const lines = new Map<string, Line>()
-      const ended = phaseEnd
       return Effect.gen(function* () {
         const probes = yield* FiberMap.make<string>()
         const probeTargets: Effect.Effect<void> = Effect.suspend(() =>
@@ -364,7 +363,7 @@ export const make = (options: Options): Effect.Effect<Topology, never, Scope.Sco
           })
         )
       )
-    })
+    }
 
     /** Asks the writer, on a new line if the present one fails. Fails when the new one does. */
     const check = (writer: Writer, lines: { current: Line | undefined }) => {
@@ -382,9 +381,8 @@ export const make = (options: Options): Effect.Effect<Topology, never, Scope.Sco
         : Effect.catchTag(ask(lines.current), "SourceError", () => again)
     }
 
-    const calm = (held: Line | undefined): Effect.Effect<void> => {
+    const calm = (held: Line | undefined, ended: Deferred.Deferred<void>): Effect.Effect<void> => {
       const lines = { current: held }
-      const ended = phaseEnd
       const turn = Effect.gen(function* () {
         const before = MutableRef.get(state)
         const now = yield* Clock.currentTimeMillis
@@ -415,22 +413,30 @@ export const make = (options: Options): Effect.Effect<Topology, never, Scope.Sco
       )
     }
 
-    const monitor = Effect.suspend(() => Effect.succeed(MutableRef.get(state).phase._tag)).pipe(
-      Effect.flatMap((phase) =>
-        phase === "Searching"
-          ? Effect.flatMap(searching, (line) =>
-              MutableRef.get(state).phase._tag === "Calm"
-                ? calm(line)
+    // The phase and the end of that very phase are read in one go. In between a fiber may be put aside;
+    // then it would wait for the end of a phase that it never served.
+    const inPhase = <A>(
+      f: (tag: Phase["_tag"], ended: Deferred.Deferred<void>) => Effect.Effect<A>
+    ) => Effect.suspend(() => f(MutableRef.get(state).phase._tag, phaseEnd))
+
+    const monitor = inPhase((phase, ended) => {
+      switch (phase) {
+        case "Idle":
+          return Deferred.await(ended)
+        case "Calm":
+          return calm(undefined, ended)
+        case "Searching":
+          return Effect.flatMap(searching(ended), (line) =>
+            inPhase((phase, ended) =>
+              phase === "Calm"
+                ? calm(line, ended)
                 : line === undefined
                   ? Effect.void
                   : closeLine(line)
             )
-          : phase === "Calm"
-            ? calm(undefined)
-            : Deferred.await(phaseEnd)
-      ),
-      Effect.forever
-    )
+          )
+      }
+    }).pipe(Effect.forever)
 
     yield* Effect.addFinalizer(() =>
       Effect.suspend(() => {

@@ -32,11 +32,12 @@ export interface Runner extends Target {
   readonly pool: () => HostPool | undefined
   /** A connection for as long as the scope lives. */
   readonly reserve: Effect.Effect<SqlConnection.Connection, SqlError.SqlError, Scope.Scope>
-  /** A connection on which BEGIN has been answered; it is given back with the scope. */
+  /** A connection on which BEGIN has been answered. The caller owes a `release`. */
   readonly begin: (
     owner: symbol,
-    sql: string
-  ) => Effect.Effect<TransactionConnection, SqlError.SqlError, Scope.Scope>
+    sql: string,
+    restore: Restore
+  ) => Effect.Effect<TransactionConnection, SqlError.SqlError>
   /**
    * On a connection of its own, opened by `open` and given up with the stream. It goes over to the new
    * writer, and says so once it listens there.
@@ -190,24 +191,44 @@ export const make = (options: {
     )
   }
 
+  /** To be called where it cannot be interrupted. */
   const beginOn = (
     sql: string,
     restore: Restore,
+    lease: Lease,
     trouble: Trouble
   ): Effect.Effect<Lease, SqlError.SqlError> =>
-    Effect.flatMap(leases.acquire(restore, trouble), (lease) => {
-      const give = Effect.sync(() => lease.pool.give(lease.session))
-      return Effect.matchCauseEffect(restore(lease.session.command(sql)), {
-        onSuccess: () => Effect.succeed(lease),
-        onFailure: (cause) =>
-          Either.match(Cause.failureOrCause(cause), {
-            onRight: (interrupted) => Effect.zipRight(give, Effect.failCause(interrupted)),
-            onLeft: (error) =>
-              Effect.zipRight(give, restore(beginFailed(lease, error, trouble))).pipe(
-                Effect.zipRight(beginOn(sql, restore, trouble))
+    Effect.matchCauseEffect(restore(lease.session.command(sql)), {
+      onSuccess: () => Effect.succeed(lease),
+      onFailure: (cause) => {
+        lease.pool.give(lease.session)
+        return Either.match(Cause.failureOrCause(cause), {
+          onRight: Effect.failCause,
+          onLeft: (error) =>
+            Effect.zipRight(
+              restore(beginFailed(lease, error, trouble)),
+              Effect.flatMap(leases.acquire(restore, trouble), (next) =>
+                beginOn(sql, restore, next, trouble)
               )
-          })
-      })
+            )
+        })
+      }
+    })
+
+  const begin: Runner["begin"] = (owner, sql, restore) =>
+    Effect.suspend(() => {
+      const pool = router.ready()
+      const session = pool?.unsafeTake()
+      const trouble = noTrouble()
+      const begun =
+        pool !== undefined && session !== undefined
+          ? beginOn(sql, restore, { pool, session }, trouble)
+          : Effect.flatMap(leases.acquire(restore, trouble), (lease) =>
+              beginOn(sql, restore, lease, trouble)
+            )
+      return Effect.map(begun, (lease) =>
+        SessionTransaction.make({ lease, owner, topology, leases, tell, resolution })
+      )
     })
 
   /** A connection of its own to the writer, outside the pool. */
@@ -237,15 +258,7 @@ export const make = (options: {
         Connection.onSession(lease.session, (error) => tell.held(lease, error))
       )
     }),
-    begin: (owner, sql) =>
-      Effect.uninterruptibleMask((restore) =>
-        Effect.flatMap(beginOn(sql, restore, noTrouble()), (lease) =>
-          Effect.as(
-            Effect.addFinalizer(() => Effect.sync(() => lease.pool.give(lease.session))),
-            SessionTransaction.make({ lease, owner, topology, leases, tell, resolution })
-          )
-        )
-      ),
+    begin,
     notifications: (listen, open) => listening(listen, open, false)
   }
 

@@ -7,7 +7,7 @@
 import type { SqlError } from "@effect/sql"
 import { Duration, Effect, Random, Stream } from "effect"
 import type { CommitResolution, Resolution, Resolve } from "../CommitResolution.js"
-import type { SessionError } from "../Connector.js"
+import { SessionError } from "../Connector.js"
 import * as Classifier from "../ErrorClassifier.js"
 import { query } from "../SqlTopologySource.js"
 import type { Topology } from "../Topology.js"
@@ -147,7 +147,12 @@ export const make = (options: {
     lost: () => lost,
     isAlive: () => lost === undefined && session.isOpen(),
     rollback: (sql) => inTurn(session.command(sql)),
+    ended: Effect.suspend(() => {
+      const cause = new Error("the connection ended before ROLLBACK was answered")
+      return failed(new SessionError({ cause, fate: "Unanswered" }))
+    }),
     abort: Effect.sync(() => session.destroy()),
+    release: Effect.sync(() => lease.pool.give(session)),
     savepoint: (sql) => whenNotLost(Effect.catchAll(inTurn(session.command(sql)), failed)),
     commit: whenNotLost(
       Effect.flatMap(mark, (resolve) =>

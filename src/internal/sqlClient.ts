@@ -81,7 +81,7 @@ export const make = (options: {
         tag,
         owner,
         spanAttributes: attributesOf,
-        begin: (sql) => runner.begin(owner, sql)
+        begin: (sql, restore) => runner.begin(owner, sql, restore)
       }),
       reserve: runner.reserve,
       reactive: reactivity.stream,

@@ -5,7 +5,8 @@
  * |---|---|---|
  * | the connection before BEGIN is answered | never began | none: begun again on the new writer |
  * | a statement, a SAVEPOINT, or the connection between statements | rolled back by the server | `TransactionResolutionUnknown`, `RolledBack` |
- * | ROLLBACK | rolled back by the server | the caller's own failure: what it says of the transaction holds |
+ * | ROLLBACK | rolled back by the server | `TransactionResolutionUnknown`, `RolledBack`, and then the caller's own failure, in one `Cause` |
+ * | ... of an interrupted or defective fiber | rolled back by the server | the interruption or defect alone, at once |
  * | COMMIT sent and not answered | unknown | `TransactionResolutionUnknown`, `Unknown`; with a `CommitResolution`, what it finds out |
  * | COMMIT refused, or answered with ROLLBACK because a statement had failed | rolled back | the server's error |
  *
@@ -16,7 +17,9 @@
 import { SqlClient, SqlError } from "@effect/sql"
 import type { SqlConnection } from "@effect/sql"
 import type { HostPool } from "../HostPool.js"
+import type { Restore } from "./leases.js"
 import {
+  Cause,
   Clock,
   Context,
   Duration,
@@ -24,7 +27,6 @@ import {
   Exit,
   FiberRef,
   GlobalValue,
-  Scope,
   Stream,
   Tracer
 } from "effect"
@@ -40,8 +42,12 @@ export interface TransactionConnection extends SqlConnection.Connection {
   readonly isAlive: () => boolean
   /** Without a failover: if the connection is lost, the transaction is rolled back all the same. */
   readonly rollback: (sql: string) => Effect.Effect<unknown, unknown>
+  /** The connection ended before ROLLBACK was answered: moves the client and says so. */
+  readonly ended: Effect.Effect<never, SqlError.SqlError>
   /** Ends the connection, and with it the transaction. */
   readonly abort: Effect.Effect<void>
+  /** Gives the connection back. */
+  readonly release: Effect.Effect<void>
   readonly owner: symbol
   /** Where it runs. */
   readonly pool: HostPool
@@ -65,8 +71,9 @@ interface Carrier extends SqlConnection.Connection {
   readonly carried: TransactionConnection
 }
 
-const carrierOf = (connection: TransactionConnection): Carrier => {
-  const refuse = Effect.fail(
+// Made only when somebody is refused: an error and its stack trace would cost every transaction.
+const refuse = Effect.suspend(() =>
+  Effect.fail(
     new SqlError.SqlError({
       message: "a statement of another SqlClient inside a transaction of effect-failover",
       cause: new Error(
@@ -74,15 +81,16 @@ const carrierOf = (connection: TransactionConnection): Carrier => {
       )
     })
   )
-  return {
-    carried: connection,
-    execute: () => refuse,
-    executeRaw: () => refuse,
-    executeValues: () => refuse,
-    executeUnprepared: () => refuse,
-    executeStream: () => Stream.fromEffect(refuse)
-  }
-}
+)
+
+const carrierOf = (carried: TransactionConnection): Carrier => ({
+  carried,
+  execute: () => refuse,
+  executeRaw: () => refuse,
+  executeValues: () => refuse,
+  executeUnprepared: () => refuse,
+  executeStream: () => Stream.fromEffect(refuse)
+})
 
 const isCarrier = (connection: SqlConnection.Connection): connection is Carrier =>
   "carried" in connection
@@ -120,14 +128,18 @@ const rolledBack = () =>
 /** On a host that does not answer, the end of the connection does the same. */
 const ROLLBACK_TIMEOUT = Duration.seconds(1)
 
-/** Never waits for a failover: what cannot be rolled back by a command is by the end of the connection. */
-const rollback = (connection: TransactionConnection, sql: string): Effect.Effect<void> =>
+/**
+ * Whether the server answered. It never waits for a failover: what cannot be rolled back by a command is
+ * by the end of the connection.
+ */
+const rollback = (connection: TransactionConnection, sql: string): Effect.Effect<boolean> =>
   connection.isAlive()
     ? Effect.interruptible(connection.rollback(sql)).pipe(
         Effect.timeoutFail({ duration: ROLLBACK_TIMEOUT, onTimeout: () => "no answer" as const }),
-        Effect.catchAll(() => connection.abort)
+        Effect.as(true),
+        Effect.catchAll(() => Effect.as(connection.abort, false))
       )
-    : Effect.void
+    : Effect.succeed(false)
 
 /** @internal */
 export const make =
@@ -136,10 +148,11 @@ export const make =
     readonly owner: symbol
     /** Those of every span of this client, and those of the host where there is one. */
     readonly spanAttributes: (pool: HostPool | undefined) => Iterable<readonly [string, unknown]>
-    /** A connection on which BEGIN has been answered. */
+    /** A connection on which BEGIN has been answered. Interruptible inside, where it waits. */
     readonly begin: (
-      sql: string
-    ) => Effect.Effect<TransactionConnection, SqlError.SqlError, Scope.Scope>
+      sql: string,
+      restore: Restore
+    ) => Effect.Effect<TransactionConnection, SqlError.SqlError>
   }) =>
   <R, E, A>(self: Effect.Effect<A, E, R>): Effect.Effect<A, E | SqlError.SqlError, R> =>
     Effect.uninterruptibleMask((restore) =>
@@ -190,7 +203,16 @@ export const make =
           ): Effect.Effect<A, E | SqlError.SqlError> => {
             if (Exit.isFailure(exit)) {
               event("rollback")
-              return Effect.zipRight(rollback(connection, "ROLLBACK"), exit)
+              return Effect.flatMap(rollback(connection, "ROLLBACK"), (isAnswered) =>
+                isAnswered ||
+                connection.lost() !== undefined ||
+                !Cause.isFailure(exit.cause) ||
+                Cause.isInterrupted(exit.cause)
+                  ? exit
+                  : Effect.catchAll(restore(connection.ended), (error) =>
+                      Effect.failCause(Cause.sequential(Cause.fail(error), exit.cause))
+                    )
+              )
             }
             // Also when the caller caught the error: what was lost is not committed.
             const lost = connection.lost()
@@ -203,17 +225,17 @@ export const make =
             )
           }
 
-          return Effect.flatMap(Scope.make(), (scope) =>
-            restore(Scope.extend(options.begin(fiber.getFiberRef(currentBegin)), scope)).pipe(
-              Effect.tapError(() => Effect.sync(() => annotate(undefined))),
-              Effect.flatMap((connection) => {
-                annotate(connection.pool)
-                return Effect.flatMap(Effect.exit(run({ connection, depth: 0 })), (exit) =>
+          return options.begin(fiber.getFiberRef(currentBegin), restore).pipe(
+            Effect.tapError(() => Effect.sync(() => annotate(undefined))),
+            Effect.flatMap((connection) => {
+              annotate(connection.pool)
+              return Effect.ensuring(
+                Effect.flatMap(Effect.exit(run({ connection, depth: 0 })), (exit) =>
                   end(connection, exit)
-                )
-              }),
-              Effect.onExit((exit) => Scope.close(scope, exit))
-            )
+                ),
+                connection.release
+              )
+            })
           )
         })
       )

@@ -1,6 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import { SqlError } from "@effect/sql"
-import { Chunk, Duration, Effect, Exit, Fiber, Scope, Stream, TestClock } from "effect"
+import { Cause, Chunk, Duration, Effect, Exit, Fiber, Scope, Stream, TestClock } from "effect"
 import type { HostPool } from "effect-failover"
 import { Errors, Failover } from "effect-failover"
 import { evenly, settle } from "./fakes.js"
@@ -436,13 +436,16 @@ describe("a transaction", () => {
   )
 
   for (const kind of ["beforeSend", "beforeExecute", "beforeReply"] as const) {
-    it.scoped(`ROLLBACK lost (${kind}): the caller's own failure, nothing stored`, () =>
+    it.scoped(`ROLLBACK lost (${kind}): rolled back, beside the caller's own failure`, () =>
       Effect.gen(function* () {
         const { sim, sql, ...db } = yield* connected()
         yield* sim.next(/ROLLBACK/, kind)
         const work = Effect.zipRight(insert(sql, "1"), Effect.fail("mine" as const))
-        assert.strictEqual(yield* outcome(sql.withTransaction(work)), "mine")
-        assert.deepStrictEqual(sim.table, [])
+        const cause = yield* Effect.sandbox(sql.withTransaction(work)).pipe(Effect.flip)
+        const [lost, mine] = Chunk.toReadonlyArray(Cause.failures(cause))
+        assert.instanceOf(lost, SqlError.SqlError)
+        assert.deepInclude(lost.cause as object, { outcome: "RolledBack", sqlState: "08007" })
+        assert.deepStrictEqual([mine, sim.table], ["mine", []])
         noneLeaked(db)
       })
     )
@@ -455,7 +458,9 @@ describe("a transaction", () => {
       const work = Effect.zipRight(insert(sql, "1"), Effect.fail("mine" as const))
       const running = yield* Effect.fork(Effect.flip(sql.withTransaction(work)))
       yield* TestClock.adjust("1 second")
-      assert.strictEqual(yield* Fiber.join(running), "mine")
+      const error = yield* Fiber.join(running)
+      assert.instanceOf(error, SqlError.SqlError)
+      assert.deepInclude(error.cause as object, { outcome: "RolledBack" })
       noneLeaked(db)
     })
   )

@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Chunk, Duration, Effect, Exit, Fiber, Scope, Stream, TestClock } from "effect"
+import { Chunk, Duration, Effect, Exit, Fiber, Scheduler, Scope, Stream, TestClock } from "effect"
 import { Topology } from "effect-failover"
 import { evenly, host, rejection, scriptedSource, settle } from "./fakes.js"
 
@@ -22,6 +22,20 @@ const calmPair = Effect.gen(function* () {
 })
 
 const phase = (topology: Topology.Topology) => topology.unsafeCurrent().phase._tag
+
+/** Puts every fiber aside once, after so many operations. */
+const putAside = (operations: number): Scheduler.Scheduler => {
+  const wasAside = new WeakSet<object>()
+  const usual = Scheduler.defaultScheduler
+  return {
+    scheduleTask: (task, priority) => usual.scheduleTask(task, priority),
+    shouldYield: (fiber) => {
+      if (wasAside.has(fiber) || fiber.currentOpCount < operations) return usual.shouldYield(fiber)
+      wasAside.add(fiber)
+      return 0
+    }
+  }
+}
 
 describe("the first need", () => {
   it.scoped("nothing is asked before somebody needs a writer", () =>
@@ -69,6 +83,24 @@ describe("the first need", () => {
       assert.deepStrictEqual([script.asks("a"), script.asks("b")], [1, 1])
     })
   )
+
+  for (let operations = 1; operations <= 24; operations++) {
+    it.scoped(`is heard although the watcher was put aside (after ${operations} operations)`, () =>
+      Effect.forEach([0, 1, 2, 3, 4, 5], (turns) =>
+        Effect.gen(function* () {
+          const script = scriptedSource("a", "b")
+          yield* script.promote("a", 1)
+          const topology = yield* make(script, ["a", "b"]).pipe(
+            Effect.withScheduler(putAside(operations))
+          )
+          yield* Effect.repeatN(Effect.yieldNow(), turns)
+          const writer = yield* Effect.fork(topology.settled)
+          yield* settle
+          assert.isNotNull(writer.unsafePoll(), `needed after ${turns} turns`)
+        })
+      )
+    )
+  }
 
   it.scoped("who asks in calm is answered at once and asks nobody", () =>
     Effect.gen(function* () {
