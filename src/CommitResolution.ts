@@ -51,7 +51,7 @@ export interface CommitResolution {
  * @category ledger
  */
 export const ledgerTable = (table: string = DEFAULT_LEDGER): string =>
-  `CREATE TABLE IF NOT EXISTS ${quote(table)} (token CHAR(32) PRIMARY KEY, created_at TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP)`
+  `CREATE TABLE IF NOT EXISTS ${quote(table)} (token CHAR(32) PRIMARY KEY, committed BOOLEAN NOT NULL, created_at TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP)`
 
 /**
  * @since 0.1.0
@@ -73,7 +73,8 @@ const token: Effect.Effect<string> = Effect.map(
 
 /**
  * A row with a unique token is written in the transaction, and looked up afterwards by trying to write it
- * again: if that succeeds, the transaction is not committed, and can never be.
+ * again, marked as not committed: the row that stands in the end says which of the two was first. If it is
+ * the second, the transaction is not committed, and can never be.
  *
  * Rows are needed for as long as a failover may take; delete older ones by `created_at` now and then.
  *
@@ -83,12 +84,25 @@ const token: Effect.Effect<string> = Effect.map(
 export const ledger = (table: string = DEFAULT_LEDGER): CommitResolution => ({
   name: "ledger",
   mark: (query) =>
-    Effect.gen(function* () {
-      const row = `INSERT INTO ${quote(table)} (token) VALUES ('${yield* token}')`
-      yield* query(row)
-      // The second insert waits for a first one that is still under way, so it is never too early.
-      const again = `${row} ON CONFLICT DO NOTHING RETURNING token`
-      return (query) =>
-        Effect.map(query(again), (inserted) => (inserted.length === 0 ? "Committed" : "RolledBack"))
+    Effect.flatMap(token, (token) => {
+      const insert = (committed: boolean) =>
+        `INSERT INTO ${quote(table)} (token, committed) VALUES ('${token}', ${committed})`
+      // The second insert waits for a first one that is still under way, so it is never too early. It
+      // updates nothing: only so does it answer with the row that is there.
+      const lookUp = `${insert(false)} ON CONFLICT (token) DO UPDATE SET token = excluded.token RETURNING committed`
+      const resolve: Resolve = (query) =>
+        Effect.map(query(lookUp), ([row]) => (row?.[0] === true ? "Committed" : "RolledBack"))
+      return Effect.as(query(insert(true)), resolve)
     })
 })
+
+/**
+ * For transactions that cannot write: whatever becomes of their COMMIT, nothing is lost.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const readOnly: CommitResolution = {
+  name: "read-only",
+  mark: () => Effect.succeed(() => Effect.succeed("Committed"))
+}

@@ -52,6 +52,9 @@ export const DEFAULT_RESERVE = 10
  */
 export const DEFAULT_TTL = Duration.seconds(10)
 
+/** One retry, in the whole numbers that are counted: fifths do not add up to one in binary fractions. */
+const RETRY = 1000
+
 /** The time to live is kept in this many slices; the oldest is forgotten as a whole. */
 const SLICES = 10
 
@@ -60,9 +63,9 @@ const SLICES = 10
  * @category constructors
  */
 export const unsafeMake = (clock: Clock.Clock, options: Options = {}): RetryBudget => {
-  const ratio = options.ratio ?? DEFAULT_RATIO
-  const ttl = Duration.toMillis(Duration.decode(options.ttl ?? DEFAULT_TTL))
-  const reserve = ((options.reserve ?? DEFAULT_RESERVE) * ttl) / 1000
+  const deposit = Math.round((options.ratio ?? DEFAULT_RATIO) * RETRY)
+  const ttl = Math.max(SLICES, Duration.toMillis(Duration.decode(options.ttl ?? DEFAULT_TTL)))
+  const reserve = Math.round((options.reserve ?? DEFAULT_RESERVE) * RETRY * (ttl / 1000))
   const sliceMillis = ttl / SLICES
   // Deposits less withdrawals of each slice; a withdrawal counts for as long as a deposit does.
   const slices = new Array<number>(SLICES).fill(0)
@@ -86,13 +89,13 @@ export const unsafeMake = (clock: Clock.Clock, options: Options = {}): RetryBudg
   }
 
   return {
-    unsafeDeposit: () => add(ratio),
+    unsafeDeposit: () => add(deposit),
     withdraw: Effect.sync(() => {
-      if (balance() < 1) return false
-      add(-1)
+      if (balance() < RETRY) return false
+      add(-RETRY)
       return true
     }),
-    balance: Effect.sync(() => Math.max(0, Math.floor(balance())))
+    balance: Effect.sync(() => Math.max(0, Math.floor(balance() / RETRY)))
   }
 }
 

@@ -11,10 +11,13 @@
  * | is the same server, not restarted | | the status |
  * | is the same server, restarted | yes, or it was shut down cleanly | the status |
  * | ... | no | rolled back: the COMMIT lies behind the mark |
- * | is one promotion further | yes | the status |
- * | ... | no | rolled back |
- * | ... | it was restarted since, and has forgotten | unknown |
+ * | is one promotion further, not restarted since the mark | yes | the status |
+ * | is one promotion further | no | rolled back |
+ * | ... | it was restarted since the mark, so its position proves nothing | unknown |
  * | is more than one promotion further, or on an older timeline | | unknown |
+ *
+ * "Since the mark" compares the clocks of two servers: they may differ by a second. A server that loses the
+ * end of its own log in one restart and is restarted a second time before it is asked could mislead.
  *
  * Not for Aurora, which keeps no such positions: use `CommitResolution.ledger` there.
  *
@@ -29,7 +32,8 @@ const TIMELINE = `pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_cur
 const MARK = `SELECT xid::pg_catalog.text,
   CASE WHEN xid IS NOT NULL THEN pg_catalog.pg_logical_emit_message(true, 'effect-failover', '')::pg_catalog.text END,
   ${TIMELINE},
-  pg_catalog.pg_postmaster_start_time()::pg_catalog.text
+  pg_catalog.pg_postmaster_start_time()::pg_catalog.text,
+  pg_catalog.clock_timestamp()::pg_catalog.text
 FROM (SELECT pg_catalog.pg_current_xact_id_if_assigned() AS xid) AS mark`
 
 interface Mark {
@@ -38,13 +42,20 @@ interface Mark {
   readonly timeline: number
   /** When the server was started. */
   readonly started: string
+  /** When the mark was written, by the server's clock. */
+  readonly at: string
 }
 
+/** Clocks that are synchronised at all differ by less. */
+const CLOCK_MARGIN = "1 second"
+
 /** Asked only where the answer means this transaction: an id that is out again means another one. */
-const resolveSql = ({ lsn, started, xid }: Mark): string => `SELECT ${TIMELINE},
+const resolveSql = ({ at, lsn, started, xid }: Mark): string => `SELECT ${TIMELINE},
   same,
   replayed IS NULL,
   replayed OPERATOR(pg_catalog.>=) '${lsn}'::pg_catalog.pg_lsn,
+  pg_catalog.pg_postmaster_start_time() OPERATOR(pg_catalog.<)
+    ('${at}'::pg_catalog.timestamptz OPERATOR(pg_catalog.-) '${CLOCK_MARGIN}'::pg_catalog.interval),
   CASE WHEN same OR replayed IS NULL OR replayed OPERATOR(pg_catalog.>=) '${lsn}'::pg_catalog.pg_lsn
     THEN pg_catalog.pg_xact_status('${xid}'::pg_catalog.xid8) END
 FROM (SELECT pg_catalog.pg_last_wal_replay_lsn() AS replayed,
@@ -59,15 +70,20 @@ const statuses: Readonly<Record<string, Resolution>> = {
 const timelineOf = (u: unknown): number => Number.parseInt(String(u), 16)
 
 const resolutionOf = (mark: Mark, row: ReadonlyArray<unknown>): Resolution => {
-  const [timeline, isSameStart, hasForgotten, reachesMark, status] = row
+  const [timeline, isSameStart, hasForgotten, reachesMark, isOlderThanMark, status] = row
   const answer = (typeof status === "string" ? statuses[status] : undefined) ?? "Unknown"
-  const promotions = timelineOf(timeline) - mark.timeline
-  if (promotions === 0 && isSameStart === true) return answer
-  if (promotions === 0 || promotions === 1) {
-    if (hasForgotten === true) return promotions === 0 ? answer : "Unknown"
-    return reachesMark === true ? answer : "RolledBack"
+  switch (timelineOf(timeline) - mark.timeline) {
+    case 0:
+      return isSameStart === true || hasForgotten === true || reachesMark === true
+        ? answer
+        : "RolledBack"
+    case 1:
+      if (hasForgotten === true) return "Unknown"
+      if (reachesMark !== true) return "RolledBack"
+      return isOlderThanMark === true ? answer : "Unknown"
+    default:
+      return "Unknown"
   }
-  return "Unknown"
 }
 
 /**
@@ -85,7 +101,8 @@ export const resolution: CommitResolution = {
         xid: row[0],
         lsn: row[1],
         timeline: timelineOf(row[2]),
-        started: String(row[3])
+        started: String(row[3]),
+        at: String(row[4])
       }
       return (query) =>
         Effect.map(query(resolveSql(mark)), ([row]) =>

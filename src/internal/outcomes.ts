@@ -72,7 +72,7 @@ const isConflict = (error: unknown): boolean => {
 
 /** @internal */
 export const isTransactionRetryable = (error: unknown): boolean =>
-  isSafeToRetry(error) || isConflict(error)
+  isSafeToRetry(error) || (outcomeOf(error) === undefined && isConflict(error))
 
 /** The client was moved, and works again. */
 const isMoved = (error: unknown): boolean => {

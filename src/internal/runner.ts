@@ -10,8 +10,9 @@
 import type { SqlConnection, SqlError } from "@effect/sql"
 import type { Scope } from "effect"
 import { Cause, Effect, Either, Stream } from "effect"
-import type { CommitResolution } from "../CommitResolution.js"
-import type { ListenEvent, Request, Row, Session, SessionError } from "../Connector.js"
+import * as CommitResolution from "../CommitResolution.js"
+import type { ListenEvent, Request, Row, Session } from "../Connector.js"
+import { SessionError } from "../Connector.js"
 import type { Host } from "../Host.js"
 import type { HostPool } from "../HostPool.js"
 import type { RetryBudget } from "../RetryBudget.js"
@@ -55,7 +56,7 @@ export const make = (options: {
   readonly leases: Leases
   readonly tell: Tell
   readonly budget: RetryBudget
-  readonly resolution: CommitResolution | undefined
+  readonly resolution: CommitResolution.CommitResolution | undefined
   readonly isWriter: (session: Session) => Effect.Effect<boolean, SessionError>
 }): Runner => {
   const { budget, leases, resolution, router, tell, topology } = options
@@ -227,7 +228,17 @@ export const make = (options: {
               beginOn(sql, restore, lease, trouble)
             )
       return Effect.map(begun, (lease) =>
-        SessionTransaction.make({ lease, owner, topology, leases, tell, resolution })
+        SessionTransaction.make({
+          lease,
+          owner,
+          topology,
+          leases,
+          tell,
+          resolution:
+            resolution !== undefined && sql.includes(" READ ONLY")
+              ? CommitResolution.readOnly
+              : resolution
+        })
       )
     })
 
@@ -284,9 +295,18 @@ export const make = (options: {
           lease.session.command(listen),
           moved ? Stream.succeed<ListenEvent>({ _tag: "Moved", to: lease.pool.host }) : Stream.empty
         )
-        return Stream.merge(heard, Stream.unwrap(listens), { haltStrategy: "left" }).pipe(
-          Stream.catchAll((error) => movedFrom(lease, error))
+        // Outside the pool, nobody cuts this connection when the writer moves: a silent host would keep it.
+        const replaced = topology.changes.pipe(
+          Stream.filter((state) => state.phase._tag === "Calm" && state.epoch > lease.pool.epoch),
+          Stream.take(1),
+          Stream.flatMap(() => {
+            const cause = new Error(`${lease.pool.host.id} is not the writer any more`)
+            return Stream.fail(new SessionError({ cause, fate: "Unanswered" }))
+          })
         )
+        return Stream.mergeAll([heard, Stream.unwrap(listens), replaced], {
+          concurrency: "unbounded"
+        }).pipe(Stream.catchAll((error) => movedFrom(lease, error)))
       })
     )
   }

@@ -134,7 +134,11 @@ export const make = (options: {
       : Effect.catchAll(inTurn(resolution.mark(query(session))), (error) =>
           isAnswer(error) && Classifier.sqlState(error.cause) === IN_FAILED_TRANSACTION
             ? Effect.succeed(undefined)
-            : failed(error)
+            : // COMMIT will not be sent: the transaction ends with its connection.
+              Effect.zipRight(
+                Effect.sync(() => session.destroy()),
+                failed(error)
+              )
         )
 
   return {
