@@ -72,6 +72,8 @@ export interface Request {
   readonly sql: string
   readonly params: ReadonlyArray<unknown>
   readonly shape: ResultShape
+  /** Not to be prepared, however often it is used. */
+  readonly unprepared?: boolean | undefined
 }
 
 /**

@@ -19,13 +19,14 @@ export interface Target {
 
 /** @internal */
 export const make = (target: Target): SqlConnection.Connection => {
-  const rows = (sql: string, params: ReadonlyArray<unknown>, transform: TransformRows) => {
-    const result = target.execute({ sql, params, shape: "objects" })
+  const rows = (request: Request, transform: TransformRows) => {
+    const result = target.execute(request)
     return transform === undefined ? result : Effect.map(result, transform)
   }
   return {
-    execute: rows,
-    executeUnprepared: rows,
+    execute: (sql, params, transform) => rows({ sql, params, shape: "objects" }, transform),
+    executeUnprepared: (sql, params, transform) =>
+      rows({ sql, params, shape: "objects", unprepared: true }, transform),
     executeRaw: (sql, params) => target.execute({ sql, params, shape: "raw" }),
     executeValues: (sql, params) => target.execute({ sql, params, shape: "values" }),
     executeStream: (sql, params, transform) => {

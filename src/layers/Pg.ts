@@ -100,6 +100,12 @@ export interface PgOptions {
   readonly connectTimeout?: Duration.DurationInput | undefined
   /** For one statement; its connection is given up then. Default: none. */
   readonly queryTimeout?: Duration.DurationInput | undefined
+  /**
+   * Prepare statements with parameters by name from their fifth use on a connection, 256 at most. Default
+   * `true`. Set it to `false` behind a pooler that hands a connection to others between two statements. Inside
+   * a transaction, the first use after a change of the table behind it fails once (0A000).
+   */
+  readonly prepareStatements?: boolean | undefined
   /** For a free connection of the pool. Default 30 seconds. */
   readonly acquireTimeout?: Duration.DurationInput | undefined
   /** Default 10. */
@@ -202,6 +208,7 @@ export const make = (
       ssl: checked.ssl,
       applicationName: checked.applicationName,
       queryTimeout: checked.queryTimeout,
+      prepareStatements: options.prepareStatements ?? true,
       types: options.types
     })
     const source = SqlTopologySource.make({
@@ -338,7 +345,8 @@ const list = (name: string): Config.Config<ReadonlyArray<string>> =>
  * Every option that can be written as text, by its name in capitals: `HOSTS` (comma-separated), `URL`,
  * `PORT`, `DATABASE`, `USERNAME`, `PASSWORD`, `SSL`, `INSTANCE_HOST_PATTERN`, `CLUSTER_ID`, `DIALECT`,
  * `FAILOVER_MODE`, `FAILOVER_TIMEOUT`, `TOPOLOGY_REFRESH_RATE`, `TOPOLOGY_HIGH_REFRESH_RATE`,
- * `CONNECT_FAILOVER`, `WAIT_FOR_TOPOLOGY`, `CONNECT_TIMEOUT`, `QUERY_TIMEOUT`, `ACQUIRE_TIMEOUT`,
+ * `CONNECT_FAILOVER`, `WAIT_FOR_TOPOLOGY`, `CONNECT_TIMEOUT`, `QUERY_TIMEOUT`, `PREPARE_STATEMENTS`,
+ * `ACQUIRE_TIMEOUT`,
  * `MAX_CONNECTIONS`, `MIN_CONNECTIONS`, `IDLE_TIMEOUT`, `CONNECTION_TTL`, `COMMIT_RESOLUTION`,
  * `SESSION_SETUP`,
  * `APPLICATION_NAME`.
@@ -382,6 +390,7 @@ export const config: Config.Config<PgOptions> = Config.all({
   waitForTopology: optional(Config.duration("WAIT_FOR_TOPOLOGY")),
   connectTimeout: optional(Config.duration("CONNECT_TIMEOUT")),
   queryTimeout: optional(Config.duration("QUERY_TIMEOUT")),
+  prepareStatements: optional(Config.boolean("PREPARE_STATEMENTS")),
   acquireTimeout: optional(Config.duration("ACQUIRE_TIMEOUT")),
   maxConnections: optional(Config.integer("MAX_CONNECTIONS")),
   minConnections: optional(Config.integer("MIN_CONNECTIONS")),

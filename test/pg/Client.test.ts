@@ -187,6 +187,83 @@ for (const flavor of flavors) {
       )
     })
 
+    describe("prepared statements", () => {
+      const prepared = (db: Database) =>
+        Effect.map(
+          db.client<{ statement: string }>`SELECT statement FROM pg_prepared_statements`,
+          (rows) => rows.map((_) => _.statement)
+        )
+      const table = (db: Database, name: string) =>
+        Effect.zipRight(
+          db.client.unsafe(
+            `DROP TABLE IF EXISTS ${name}; CREATE TABLE ${name} (id int); INSERT INTO ${name} VALUES (1)`
+          ),
+          Effect.succeed(
+            Effect.suspend(() => db.client.unsafe(`SELECT * FROM ${name} WHERE id = $1`, [1]))
+          )
+        )
+
+      it.scoped("a statement with parameters is prepared from its fifth use on", () =>
+        Effect.gen(function* () {
+          const db = yield* openWarm({ maxConnections: 1 })
+          const use = yield* table(db, "prepared_fifth")
+          yield* Effect.repeatN(use, 3)
+          assert.deepStrictEqual(yield* prepared(db), [])
+          yield* use
+          assert.deepStrictEqual(yield* prepared(db), [
+            "SELECT * FROM prepared_fifth WHERE id = $1"
+          ])
+        })
+      )
+
+      it.scoped("nothing is prepared by `unprepared`, or with `prepareStatements: false`", () =>
+        Effect.gen(function* () {
+          const db = yield* openWarm({ maxConnections: 1 })
+          yield* Effect.repeatN(
+            Effect.suspend(() => db.client`SELECT ${1}::int`.unprepared),
+            8
+          )
+          assert.deepStrictEqual(yield* prepared(db), [])
+          const off = yield* openWarm({ maxConnections: 1, prepareStatements: false })
+          yield* Effect.repeatN(
+            Effect.suspend(() => off.client`SELECT ${1}::int`),
+            8
+          )
+          assert.deepStrictEqual(yield* prepared(off), [])
+        })
+      )
+
+      for (const [what, change] of [
+        ["its table has changed", "ALTER TABLE prepared_stale ADD COLUMN b int DEFAULT 2"],
+        ["somebody deallocated it", "DEALLOCATE ALL"]
+      ] as const) {
+        it.scoped(`the caller does not notice that ${what}`, () =>
+          Effect.gen(function* () {
+            const db = yield* openWarm({ maxConnections: 1 })
+            const use = yield* table(db, "prepared_stale")
+            yield* Effect.repeatN(use, 8)
+            yield* db.client.unsafe(change)
+            const [row] = yield* use
+            assert.deepInclude(row as object, { id: 1 })
+            yield* Effect.repeatN(use, 8)
+            assert.include(yield* prepared(db), "SELECT * FROM prepared_stale WHERE id = $1")
+          })
+        )
+      }
+
+      it.scoped("in a transaction a changed table fails once, and the next one works", () =>
+        Effect.gen(function* () {
+          const db = yield* openWarm({ maxConnections: 1 })
+          const use = yield* table(db, "prepared_transaction")
+          yield* Effect.repeatN(use, 8)
+          yield* db.client.unsafe("ALTER TABLE prepared_transaction ADD COLUMN b int DEFAULT 2")
+          const exit = yield* Effect.exit(db.client.withTransaction(use))
+          assert.deepInclude(causeOf(exit) as object, { code: "0A000" })
+          assert.lengthOf(yield* db.client.withTransaction(use), 1)
+        })
+      )
+    })
+
     describe("reserve", () => {
       it.scoped("holds one connection, and gives it back", () =>
         Effect.gen(function* () {

@@ -10,6 +10,7 @@ import type { Connector } from "../../Connector.js"
 import { SessionError } from "../../Connector.js"
 import { ConnectionRejected } from "../../Errors.js"
 import type { Host } from "../../Host.js"
+import { PreparedStatements } from "./preparedStatements.js"
 import { internals, PgSession } from "./session.js"
 
 /** @internal */
@@ -21,6 +22,7 @@ export interface PgConnectorOptions {
   readonly ssl: boolean | ConnectionOptions
   readonly applicationName: string
   readonly queryTimeout: Duration.Duration | undefined
+  readonly prepareStatements: boolean
   readonly types: Pg.CustomTypesConfig | undefined
 }
 
@@ -83,7 +85,13 @@ export const make = (options: PgConnectorOptions): Connector => {
         ...(options.types === undefined ? undefined : { types: options.types })
       })
       const { connection } = internals(client)
-      const session = new PgSession(host, openedAt, client, options.queryTimeout)
+      const session = new PgSession(
+        host,
+        openedAt,
+        client,
+        options.queryTimeout,
+        options.prepareStatements ? new PreparedStatements() : undefined
+      )
       const abandon = () => {
         connection._ending = true
         connection.stream.destroy()

@@ -14,12 +14,15 @@ import Cursor from "pg-cursor"
 import type { Fate, Notification, Request, Row, Session } from "../../Connector.js"
 import { NoAnswer, SessionError } from "../../Connector.js"
 import type { Host } from "../../Host.js"
+import type { PreparedStatements } from "./preparedStatements.js"
 
 /** What node-postgres does not declare, and has had since its version 8. */
 interface Internals {
   readonly connection: { readonly stream: Net.Socket; _ending: boolean }
   readonly processID: number | null
   readonly secretKey: number | null
+  /** Since 8.17. */
+  readonly getTransactionStatus?: () => string | null
 }
 
 /** @internal */
@@ -81,7 +84,8 @@ export class PgSession implements Session {
     readonly host: Host,
     readonly openedAt: number,
     private readonly client: Pg.Client,
-    private readonly queryTimeout: Duration.Duration | undefined
+    private readonly queryTimeout: Duration.Duration | undefined,
+    private readonly statements: PreparedStatements | undefined
   ) {
     // These listeners stay for good: an `error` event without one would end the process.
     client.on("error", (cause) => this.end(cause))
@@ -116,24 +120,55 @@ export class PgSession implements Session {
       done(new SessionError({ cause: this.ended.cause, fate: "NotSent" }), undefined)
       return () => undefined
     }
-    const { params, shape, sql } = request
-    const query: TrackedQuery = new TrackedQuery(
-      shape === "values" ? ({ text: sql, rowMode: "array" } as Pg.QueryConfig) : sql,
-      params,
-      (cause: Error | undefined, result: Result) => {
-        if (!this.settle(query)) return
-        if (cause) done(this.failure(cause, query.sent), undefined)
-        else done(undefined, shape === "raw" ? result : rowsOf(result))
-      }
-    )
-    this.inFlight++
-    this.client.query(query)
-    if (this.queryTimeout !== undefined) this.limit(query, this.queryTimeout, done)
+    let query = this.send(request, done, this.statements?.nameOf(request), (unnamed) => {
+      query = unnamed
+    })
     return () => {
       if (this.settle(query)) {
         this.retire(query.sent, new Error("The statement on this connection was interrupted"))
       }
     }
+  }
+
+  /** `resent` is told if a prepared statement turned out to be stale, and was sent again as it is. */
+  private send(
+    request: Request,
+    done: Done,
+    name: string | undefined,
+    resent: (query: TrackedQuery) => void
+  ): TrackedQuery {
+    const { params, shape, sql } = request
+    const query: TrackedQuery = new TrackedQuery(
+      shape === "values"
+        ? ({ text: sql, name, rowMode: "array" } as Pg.QueryConfig)
+        : name === undefined
+          ? sql
+          : { text: sql, name },
+      params,
+      (cause: Error | undefined, result: Result) => {
+        if (!this.settle(query)) return
+        if (!cause) {
+          done(undefined, shape === "raw" ? result : rowsOf(result))
+        } else if (
+          name !== undefined &&
+          this.statements?.isStale(cause, sql) === true &&
+          this.isIdle()
+        ) {
+          resent(this.send(request, done, undefined, resent))
+        } else {
+          done(this.failure(cause, query.sent), undefined)
+        }
+      }
+    )
+    this.inFlight++
+    this.client.query(query)
+    if (this.queryTimeout !== undefined) this.limit(query, this.queryTimeout, done)
+    return query
+  }
+
+  /** Not in a transaction, by what the server said last. */
+  private isIdle(): boolean {
+    return internals(this.client).getTransactionStatus?.() === "I"
   }
 
   readonly execute = (request: Request): Effect.Effect<Row, SessionError> =>
