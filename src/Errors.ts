@@ -83,7 +83,7 @@ export class FailoverSuccess extends Data.TaggedError("FailoverSuccess")<{
 
   get hint(): string {
     return this.sent
-      ? "the statement was sent and not answered: it may have been executed. Run it again only if that is safe (an idempotent statement, or after looking)"
+      ? "the statement was sent and not answered: it may have been executed. Run it again only if that is safe (an idempotent statement, or after looking). What was SET by hand on its connection is lost"
       : "the statement was not sent: reserve a connection anew, set up its session, and run it again"
   }
 

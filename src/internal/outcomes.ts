@@ -13,7 +13,7 @@ import type {
   TransactionResolutionUnknown,
   FailoverFailed
 } from "../Errors.js"
-import { ConfigurationError, ConnectionRejected } from "../Errors.js"
+import { ConfigurationError, ConnectionRejected, PoolTimeout, StatementTimeout } from "../Errors.js"
 import type { RetryBudget } from "../RetryBudget.js"
 
 type OutcomeError = FailoverSuccess | FailoverFailed | TransactionResolutionUnknown
@@ -29,9 +29,25 @@ const known: ReadonlyArray<Outcome> = ["NotExecuted", "RolledBack", "Unknown"]
 const isTagged = (u: unknown): u is { readonly _tag: unknown } =>
   typeof u === "object" && u !== null && "_tag" in u
 
-/** What a `SqlError` carries, or the error itself. */
-const unwrap = (error: unknown): unknown =>
-  isTagged(error) && error._tag === "SqlError" && "cause" in error ? error.cause : error
+/** Query builders put errors of their own in between; the bound is for cycles. */
+const MAX_CAUSES = 16
+
+/** Our error that a `SqlError` carries, else what it carries, or the error itself. */
+const unwrap = (error: unknown): unknown => {
+  if (!isTagged(error) || error._tag !== "SqlError" || !("cause" in error)) return error
+  let cause: unknown = error.cause
+  for (let i = 0; i < MAX_CAUSES && cause instanceof Error; i++) {
+    if (isOurs(cause)) return cause
+    cause = cause.cause
+  }
+  return error.cause
+}
+
+const isOurs = (error: unknown): boolean =>
+  isOutcome(error) ||
+  error instanceof ConfigurationError ||
+  error instanceof PoolTimeout ||
+  error instanceof StatementTimeout
 
 const isOutcome = (u: unknown): u is OutcomeError | ConnectionRejected =>
   u instanceof ConnectionRejected ||

@@ -29,6 +29,11 @@ import type { TransactionConnection } from "./transaction.js"
 
 /** @internal */
 export interface Runner extends Target {
+  /** `annotate` is told each pool that the statement is sent to. */
+  readonly execute: (
+    request: Request,
+    annotate?: (pool: HostPool) => void
+  ) => Effect.Effect<Row, SqlError.SqlError>
   /** The pool that a statement would be sent to now. */
   readonly pool: () => HostPool | undefined
   /** A connection for as long as the scope lives. */
@@ -115,6 +120,7 @@ export const make = (options: {
   /** Runs the request, and runs it again for as long as it is known not to have been executed. */
   const persist = (
     request: Request,
+    annotate: ((pool: HostPool) => void) | undefined,
     trouble: Trouble,
     failed: { readonly lease: Lease; readonly error: SessionError } | undefined
   ): Effect.Effect<Row, SqlError.SqlError> =>
@@ -125,11 +131,14 @@ export const make = (options: {
           : restore(afterFailure(failed.lease, failed.error, trouble))
       return Effect.flatMap(Effect.zipRight(ready, leases.acquire(restore, trouble)), (lease) =>
         Effect.flatMap(
-          use(lease, restore, ({ session }) => session.execute(request)),
+          use(lease, restore, ({ pool, session }) => {
+            annotate?.(pool)
+            return session.execute(request)
+          }),
           (result) =>
             Either.isRight(result)
               ? Effect.succeed(result.right)
-              : restore(persist(request, trouble, { lease, error: result.left }))
+              : restore(persist(request, annotate, trouble, { lease, error: result.left }))
         )
       )
     })
@@ -138,18 +147,19 @@ export const make = (options: {
    * The path that every statement takes while all is well: one asynchronous step, in which the connection
    * is taken, used and given back.
    */
-  const execute: Runner["execute"] = (request) =>
+  const execute: Runner["execute"] = (request, annotate) =>
     Effect.async((resume) => {
       budget.unsafeDeposit()
       const pool = router.ready()
       const session = pool?.unsafeTake()
       if (pool === undefined || session === undefined) {
-        return resume(persist(request, noTrouble(), undefined))
+        return resume(persist(request, annotate, noTrouble(), undefined))
       }
       if (session.submit === undefined) {
         pool.give(session)
-        return resume(persist(request, noTrouble(), undefined))
+        return resume(persist(request, annotate, noTrouble(), undefined))
       }
+      annotate?.(pool)
       let done = false
       const cancel = session.submit(request, (error, result) => {
         done = true
@@ -157,7 +167,7 @@ export const make = (options: {
         resume(
           error === undefined
             ? Effect.succeed(result)
-            : persist(request, noTrouble(), { lease: { pool, session }, error })
+            : persist(request, annotate, noTrouble(), { lease: { pool, session }, error })
         )
       })
       return Effect.sync(() => {
@@ -221,6 +231,7 @@ export const make = (options: {
       const pool = router.ready()
       const session = pool?.unsafeTake()
       const trouble = noTrouble()
+      budget.unsafeDeposit()
       const begun =
         pool !== undefined && session !== undefined
           ? beginOn(sql, restore, { pool, session }, trouble)

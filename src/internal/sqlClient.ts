@@ -17,6 +17,7 @@ import type { TransformRows } from "./connection.js"
 import * as Connection from "./connection.js"
 import type { Runner } from "./runner.js"
 import { answered } from "./tell.js"
+import * as Statements from "./statements.js"
 import type { Frame } from "./transaction.js"
 import * as Transaction from "./transaction.js"
 
@@ -47,19 +48,26 @@ export const make = (options: {
       )
     )
 
-    const attributesOf = (pool: HostPool | undefined): Array<readonly [string, unknown]> =>
-      pool === undefined
-        ? [...spanAttributes]
-        : [
+    let served: { readonly by: HostPool; readonly attributes: typeof spanAttributes } | undefined
+    const attributesOf = (pool: HostPool | undefined): typeof spanAttributes => {
+      if (pool === undefined) return spanAttributes
+      if (served?.by !== pool) {
+        served = {
+          by: pool,
+          attributes: [
             ...spanAttributes,
             ["server.address", pool.host.host],
             ["server.port", pool.host.port],
             ["db.failover.role", "writer"],
             ["db.failover.epoch", pool.epoch]
           ]
+        }
+      }
+      return served.attributes
+    }
 
-    // A statement iterates its client's attributes when it starts, which is the moment to say where it is
-    // sent. If it has to be moved from there, a span `db.failover` tells from where to where.
+    // For what is not simply yielded (values, raw, streams): a statement iterates its client's attributes
+    // when it starts, which is the moment to say where it is sent.
     const liveAttributes: ReadonlyArray<readonly [string, unknown]> = Object.assign(
       [...spanAttributes],
       {
@@ -74,7 +82,25 @@ export const make = (options: {
       }
     )
 
-    const constructor = Statement.make(acquirer, compiler, liveAttributes, transformRows)
+    const runWith =
+      (transform: TransformRows): Statements.Run =>
+      (sql, params, context, span) => {
+        const frame = Transaction.currentFrame(context, tag, owner)
+        const annotate = (pool: HostPool) => {
+          for (const [key, value] of attributesOf(pool)) span.attribute(key, value)
+        }
+        if (frame !== undefined) {
+          annotate(frame.connection.pool)
+          return frame.connection.execute(sql, params, transform)
+        }
+        const rows = runner.execute({ sql, params, shape: "objects" }, annotate)
+        return transform === undefined ? rows : Effect.map(rows, transform)
+      }
+
+    const constructor = Statements.routed(
+      Statement.make(acquirer, compiler, liveAttributes, transformRows),
+      runWith(transformRows)
+    )
     const self = {
       [SqlClient.TypeId]: SqlClient.TypeId,
       withTransaction: Transaction.make({
@@ -96,7 +122,10 @@ export const make = (options: {
       transformRows === undefined
         ? clientOf(constructor, () => raw)
         : clientOf(
-            Statement.make(acquirer, compiler.withoutTransform, liveAttributes, undefined),
+            Statements.routed(
+              Statement.make(acquirer, compiler.withoutTransform, liveAttributes, undefined),
+              runWith(undefined)
+            ),
             () => raw
           )
     return transformRows === undefined ? raw : clientOf(constructor, () => raw)

@@ -199,8 +199,8 @@ export const make = (options: {
 
     const resetAll = Effect.sync(() => {
       for (const link of [...links]) {
-        link.client.resetAndDestroy()
-        link.server?.resetAndDestroy()
+        Lane.cutOff(link.client)
+        if (link.server !== undefined) Lane.cutOff(link.server)
         link.up?.close()
         link.down?.close()
         links.delete(link)

@@ -6,6 +6,17 @@
  */
 import type * as Net from "node:net"
 
+/**
+ * A reset. Where the end of the stream is just being sent Node can do none, and would never close the
+ * socket after the attempt.
+ *
+ * @internal
+ */
+export const cutOff = (socket: Net.Socket): void => {
+  if (socket.writableEnded && !socket.writableFinished) socket.destroy()
+  else socket.resetAndDestroy()
+}
+
 /** What a fault does to a lane: events are delayed by `delay` milliseconds, held back, or (bytes only) thrown away. */
 export interface Rules {
   readonly gate: "open" | "held" | "dropped"
@@ -56,7 +67,7 @@ export const make = (source: Net.Socket, sink: Net.Socket, rules: () => Rules): 
         return
       }
       case "Reset": {
-        sink.resetAndDestroy()
+        cutOff(sink)
         return
       }
     }
