@@ -143,7 +143,14 @@ export default tseslint.config(
     rules: { "@typescript-eslint/consistent-type-exports": "off" }
   },
   {
-    files: ["test/**/*.ts", "demo/**/*.ts", "bench/**/*.ts", "chaos/**/*.ts", "examples/**/*.ts", "scripts/**/*.ts"],
+    files: [
+      "test/**/*.ts",
+      "demo/**/*.ts",
+      "bench/**/*.ts",
+      "chaos/**/*.ts",
+      "examples/**/*.ts",
+      "scripts/**/*.ts"
+    ],
     rules: { "@typescript-eslint/no-explicit-any": "off" }
   }
 )

@@ -1,6 +1,7 @@
 /** The work of each cell, and how it is known that it has come to the point. */
 import { Effect, Stream } from "effect"
 import { eventually } from "../support/waiting.js"
+import { endReplication } from "./replication.js"
 import type { Stage } from "./stage.js"
 import type { Cell, Context, Point } from "./vocabulary.js"
 
@@ -64,8 +65,12 @@ const streamed = ({ db: { client: sql, table } }: Stage) =>
     )
 
 /** After COMMIT has come to the gate, it is executed, and its reply lost. */
-const committedUnanswered = (stage: Stage): Effect.Effect<void> =>
+const committedUnanswered = (
+  stage: Stage,
+  atGate: Effect.Effect<void> = Effect.void
+): Effect.Effect<void> =>
   stage.atGate.pipe(
+    Effect.zipRight(atGate),
     Effect.zipRight(stage.dropReplies),
     Effect.zipRight(stage.openGate),
     Effect.zipRight(
@@ -125,6 +130,11 @@ export const plan = ({ context, fault, point }: Cell, stage: Stage): Plan => {
     }),
     commitSent: () => ({ ids, work: around(third), arrived: atGate }),
     commitExecuted: () => ({ ids, work: around(third), arrived: committedUnanswered(stage) }),
+    commitCut: () => ({
+      ids,
+      work: around(third),
+      arrived: committedUnanswered(stage, Effect.orDie(endReplication(stage)))
+    }),
     commitLost: () => ({ ids, work: around(third), arrived: committedUnanswered(stage) }),
     commitReused: () => ({ ids, work: around(third), arrived: committedUnanswered(stage) }),
     rollback: () => {
@@ -162,7 +172,9 @@ export const plan = ({ context, fault, point }: Cell, stage: Stage): Plan => {
                 seen(
                   "the third fetch to be executed",
                   ({ query, state, waits }) =>
-                    state === "active" && waits === "ClientRead" && query.includes("generate_series")
+                    state === "active" &&
+                    waits === "ClientRead" &&
+                    query.includes("generate_series")
                 )
               ],
               { discard: true }
@@ -170,7 +182,5 @@ export const plan = ({ context, fault, point }: Cell, stage: Stage): Plan => {
           : atGate
     })
   }
-  return point === "listen"
-    ? { ids: [], work: Effect.void, arrived: Effect.void }
-    : plans[point]()
+  return point === "listen" ? { ids: [], work: Effect.void, arrived: Effect.void } : plans[point]()
 }

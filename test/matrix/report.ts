@@ -67,6 +67,8 @@ export const render = (findings: ReadonlyArray<Finding>): string =>
     "| FailoverFailed ... | is told that there is no writer, and what became of the work |",
     "| the caller's own failure | gets the failure that made it roll back |",
     "",
+    "A standby that was started less than a second before the mark cannot tell `transaction-status` for sure, and the outcome stays Unknown: in these cells it is older.",
+    "",
     "## Faults",
     "",
     "| fault | what is done |",

@@ -6,13 +6,15 @@ import type * as Pg from "effect-failover/layers/Pg"
 import type { Cluster, Database } from "../support/database.js"
 import { heal, openWarm, TestCluster } from "../support/database.js"
 import { eventually, within } from "../support/waiting.js"
+import { expected } from "./expected.js"
 import { listening } from "./listen.js"
 import { plan } from "./points.js"
+import { endReplication, standbysAreOldEnough } from "./replication.js"
 import type { Signal } from "./signal.js"
 import { signalOf, violationOf } from "./signal.js"
 import type { Stage } from "./stage.js"
 import * as Stages from "./stage.js"
-import { beforeWork, FAILOVER_TIMEOUT, QUERY_TIMEOUT, strike } from "./strike.js"
+import { FAILOVER_TIMEOUT, QUERY_TIMEOUT, strike } from "./strike.js"
 import type { Cell } from "./vocabulary.js"
 
 export interface Finding {
@@ -110,7 +112,8 @@ export const runCell = (
     }
     const db = yield* openWarm(optionsOf(cell))
     const stage = yield* Stages.make(db, { holdsCommits: holdsCommits(cell) })
-    yield* beforeWork(cell, stage)
+    if (cell.context === "status") yield* standbysAreOldEnough(stage)
+    if (cell.point === "commitLost" || cell.point === "commitReused") yield* endReplication(stage)
     const signal = yield* cell.point === "listen"
       ? listening(stage, strike(cell, stage))
       : hit(cell, stage)
@@ -119,11 +122,18 @@ export const runCell = (
     const { ids } = plan(cell, stage)
     const counts = yield* Effect.forEach(ids, stage.countOf)
     const violation = violationOf(signal, counts)
+    const wanted = expected(cell, counts)
     const afterwards = yield* worksAfterwards(stage)
     return {
       cell,
       signal: signal.text,
       rows: counts.length === 0 ? "-" : [...new Set(counts)].join("/"),
-      violations: [...(violation === undefined ? [] : [violation]), ...afterwards]
+      violations: [
+        ...(violation === undefined ? [] : [violation]),
+        ...(wanted.includes(signal.text)
+          ? []
+          : [`${signal.text} instead of ${wanted.join(" or ")}`]),
+        ...afterwards
+      ]
     }
   }).pipe(Effect.scoped, Effect.provideService(TestCluster, cluster))

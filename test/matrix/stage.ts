@@ -70,13 +70,11 @@ export const make = (
         [app]
       ),
       (rows) =>
-        rows.map(
-          ({ query, state, wait_event }): Backend => ({
-            state: String(state),
-            waits: String(wait_event),
-            query: String(query)
-          })
-        )
+        rows.map(({ query, state, wait_event }): Backend => ({
+          state: String(state),
+          waits: String(wait_event),
+          query: String(query)
+        }))
     )
     const seen: Stage["seen"] = (what, is) =>
       eventually(

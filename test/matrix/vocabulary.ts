@@ -10,7 +10,8 @@ export const points = {
   mark: "commit resolution's mark, before the reply",
   commitSent: "COMMIT sent, before it is executed",
   commitExecuted: "COMMIT executed, before the reply",
-  commitLost: "COMMIT executed, never replicated",
+  commitCut: "COMMIT executed, replicated up to the mark",
+  commitLost: "COMMIT executed, nothing replicated",
   commitReused: "... and its transaction id given out again",
   rollback: "ROLLBACK, before the reply",
   stream: "in a stream",
@@ -69,7 +70,9 @@ const oneOf = <A>(value: A, ...values: ReadonlyArray<A>): boolean => values.incl
 const isBefore = (point: Point): boolean =>
   oneOf(point, "beforeSend", "sent", "between", "commitSent")
 
-const isReplication = (point: Point): boolean => oneOf(point, "commitLost", "commitReused")
+/** The new writer does not have what the old one committed. */
+export const isReplication = (point: Point): boolean =>
+  oneOf(point, "commitCut", "commitLost", "commitReused")
 
 /** The first rule that a cell breaks leaves it out. */
 export const rules: ReadonlyArray<{
@@ -86,8 +89,7 @@ export const rules: ReadonlyArray<{
   {
     rule: "The outer transaction has BEGIN, the nested one SAVEPOINT.",
     leavesOut: ({ context, point }) =>
-      (point === "begin" && context === "nested") ||
-      (point === "savepoint" && context !== "nested")
+      (point === "begin" && context === "nested") || (point === "savepoint" && context !== "nested")
   },
   {
     rule: "LISTEN has a connection of its own, outside of every transaction.",
@@ -97,7 +99,7 @@ export const rules: ReadonlyArray<{
     rule: "A commit resolution changes nothing before its mark and COMMIT; without one there is no mark.",
     leavesOut: ({ context, point }) =>
       oneOf(context, "status", "ledger")
-        ? !oneOf(point, "mark", "commitSent", "commitExecuted", "commitLost", "commitReused")
+        ? !oneOf(point, "mark", "commitSent", "commitExecuted") && !isReplication(point)
         : point === "mark"
   },
   {
