@@ -391,6 +391,8 @@ layer(clusterLayer({ nodes: 2 }), { excludeTestServices: true })(
           MIN_CONNECTIONS: "1",
           IDLE_TIMEOUT: "2 minutes",
           CONNECTION_TTL: "3 minutes",
+          PREPARE_STATEMENTS: "false",
+          COMMIT_RESOLUTION: "transaction-status",
           SESSION_SETUP: "SET statement_timeout = 12345",
           APPLICATION_NAME: app
         }
@@ -402,6 +404,8 @@ layer(clusterLayer({ nodes: 2 }), { excludeTestServices: true })(
         assert.isUndefined(noUrl)
         assert.strictEqual(Redacted.isRedacted(password) && Redacted.value(password), text.PASSWORD)
         assert.deepStrictEqual(read, {
+          prepareStatements: false,
+          commitResolution: "transaction-status",
           hosts: cluster.nodes.map(addressOf),
           port: 5433,
           database: cluster.database,
