@@ -41,6 +41,42 @@ export const make = (target: Target): SqlConnection.Connection => {
 }
 
 /**
+ * One session, one statement at a time. It costs next to nothing while nobody waits, which is nearly
+ * always: two fibers in one transaction are rare.
+ */
+class Turn {
+  private busy = false
+  private readonly waiting = new Set<() => void>()
+
+  enter(start: () => void): void {
+    if (this.busy) {
+      this.waiting.add(start)
+    } else {
+      this.busy = true
+      start()
+    }
+  }
+
+  giveUp(start: () => void): void {
+    this.waiting.delete(start)
+  }
+
+  leave(): void {
+    for (const next of this.waiting) {
+      this.waiting.delete(next)
+      return next()
+    }
+    this.busy = false
+  }
+}
+
+/** @internal */
+export interface SessionTarget extends Target {
+  /** Whatever else is to run on the session takes its turn, too. */
+  readonly inTurn: <A, E>(effect: Effect.Effect<A, E>) => Effect.Effect<A, E>
+}
+
+/**
  * Fibers that share the session take turns: one that is interrupted while it waits costs nothing, since
  * its statement was not sent.
  *
@@ -49,11 +85,62 @@ export const make = (target: Target): SqlConnection.Connection => {
 export const onSession = (
   session: Session,
   fail: (error: SessionError) => Effect.Effect<never, SqlError.SqlError>
-): Target & { readonly turn: Effect.Semaphore } => {
-  const turn = Effect.unsafeMakeSemaphore(1)
+): SessionTarget => {
+  const turn = new Turn()
+  const { submit } = session
+
+  const inTurn: SessionTarget["inTurn"] = (effect) =>
+    Effect.uninterruptibleMask((restore) =>
+      Effect.zipRight(
+        restore(
+          Effect.async<void>((resume) => {
+            let entered = false
+            const start = () => {
+              entered = true
+              resume(Effect.void)
+            }
+            turn.enter(start)
+            return Effect.sync(() => {
+              // Interrupted after its turn had come, but before the fiber took note of it.
+              if (entered) turn.leave()
+              else turn.giveUp(start)
+            })
+          })
+        ),
+        Effect.ensuring(
+          restore(effect),
+          Effect.sync(() => turn.leave())
+        )
+      )
+    )
+
+  const execute = (request: Request): Effect.Effect<Row, SessionError> =>
+    submit === undefined
+      ? inTurn(session.execute(request))
+      : Effect.async((resume) => {
+          let state: "waiting" | "running" | "done" = "waiting"
+          let cancel: (() => void) | undefined
+          const start = () => {
+            state = "running"
+            cancel = submit(request, (error, result) => {
+              state = "done"
+              turn.leave()
+              resume(error === undefined ? Effect.succeed(result) : Effect.fail(error))
+            })
+          }
+          turn.enter(start)
+          return Effect.sync(() => {
+            if (state === "waiting") return turn.giveUp(start)
+            if (state === "done") return
+            state = "done"
+            cancel?.()
+            turn.leave()
+          })
+        })
+
   return {
-    turn,
-    execute: (request) => Effect.catchAll(turn.withPermits(1)(session.execute(request)), fail),
+    inTurn,
+    execute: (request) => Effect.catchAll(execute(request), fail),
     stream: (request) =>
       Stream.catchAll(session.stream(request), (error) => Stream.fromEffect(fail(error)))
   }

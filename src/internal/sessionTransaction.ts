@@ -68,7 +68,7 @@ export const make = (options: {
   }
 
   const target = Connection.onSession(session, failed)
-  const inTurn = target.turn.withPermits(1)
+  const { inTurn } = target
 
   /** Asks the new writer for as long as its answer is that the server is still at it. */
   const resolved = (resolve: Resolve): Effect.Effect<Resolution> => {

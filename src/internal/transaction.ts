@@ -83,14 +83,15 @@ const refuse = Effect.suspend(() =>
   )
 )
 
-const carrierOf = (carried: TransactionConnection): Carrier => ({
-  carried,
+const refused: SqlConnection.Connection = {
   execute: () => refuse,
   executeRaw: () => refuse,
   executeValues: () => refuse,
   executeUnprepared: () => refuse,
   executeStream: () => Stream.fromEffect(refuse)
-})
+}
+
+const carrierOf = (carried: TransactionConnection): Carrier => ({ ...refused, carried })
 
 const isCarrier = (connection: SqlConnection.Connection): connection is Carrier =>
   "carried" in connection
