@@ -128,18 +128,21 @@ export const make = (options: {
       ).pipe(Effect.tapError(lose))
     }
 
-  const mark: Effect.Effect<Resolve | undefined, SqlError.SqlError> =
-    resolution === undefined
-      ? Effect.succeed(undefined)
-      : Effect.catchAll(inTurn(resolution.mark(query(session))), (error) =>
-          isAnswer(error) && Classifier.sqlState(error.cause) === IN_FAILED_TRANSACTION
-            ? Effect.succeed(undefined)
-            : // COMMIT will not be sent: the transaction ends with its connection.
-              Effect.zipRight(
-                Effect.sync(() => session.destroy()),
-                failed(error)
-              )
-        )
+  const commitWith = (resolve: Resolve | undefined) =>
+    Effect.catchAll(inTurn(session.command("COMMIT")), commitFailed(resolve))
+
+  const mark = (
+    resolution: CommitResolution
+  ): Effect.Effect<Resolve | undefined, SqlError.SqlError> =>
+    Effect.catchAll(inTurn(resolution.mark(query(session))), (error) =>
+      isAnswer(error) && Classifier.sqlState(error.cause) === IN_FAILED_TRANSACTION
+        ? Effect.succeed(undefined)
+        : // COMMIT will not be sent: the transaction ends with its connection.
+          Effect.zipRight(
+            Effect.sync(() => session.destroy()),
+            failed(error)
+          )
+    )
 
   return {
     ...Connection.make({
@@ -159,9 +162,9 @@ export const make = (options: {
     release: Effect.sync(() => lease.pool.give(session)),
     savepoint: (sql) => whenNotLost(Effect.catchAll(inTurn(session.command(sql)), failed)),
     commit: whenNotLost(
-      Effect.flatMap(mark, (resolve) =>
-        Effect.catchAll(inTurn(session.command("COMMIT")), commitFailed(resolve))
-      )
+      resolution === undefined
+        ? commitWith(undefined)
+        : Effect.flatMap(mark(resolution), commitWith)
     )
   }
 }

@@ -167,19 +167,19 @@ export const make =
           const event = (name: string) =>
             span.event(`db.transaction.${name}`, clock.unsafeCurrentTimeNanos())
 
-          const run = (frame: Frame) =>
-            Effect.locally(
-              restore(self),
-              FiberRef.currentContext,
-              context.pipe(
-                Context.add(options.tag, frame),
-                Context.add(SqlClient.TransactionConnection, [
+          // One copy of the context instead of one for each service.
+          const contextOf = (frame: Frame): Context.Context<never> =>
+            Context.unsafeMake(
+              new Map(context.unsafeMap)
+                .set(options.tag.key, frame)
+                .set(SqlClient.TransactionConnection.key, [
                   carrierOf(frame.connection),
                   frame.depth
-                ]),
-                Context.add(Tracer.ParentSpan, span)
-              ) as Context.Context<never>
+                ])
+                .set(Tracer.ParentSpan.key, span)
             )
+          const run = (frame: Frame) =>
+            Effect.locally(restore(self), FiberRef.currentContext, contextOf(frame))
 
           const outer = currentFrame(context, options.tag, options.owner)
           if (outer !== undefined) {
