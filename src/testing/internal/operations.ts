@@ -51,6 +51,8 @@ export const make = (
           "start or resume it, or promote another node"
         )
       }
+      // A primary that is dying at this moment must not cost the standby that could replace it.
+      yield* primary.sessions.query("select 1")
       yield* member.server.kill
       yield* member.sessions.close
       yield* lost(member)
