@@ -101,21 +101,12 @@ const isMoved = (error: unknown): boolean => {
 
 /** Looks at the error first, so that only a retry that would be made is paid for. */
 const within =
-  (budget: Effect.Effect<RetryBudget, never, never>, isRetryable: (error: unknown) => boolean) =>
+  (budget: RetryBudget, isRetryable: (error: unknown) => boolean) =>
   (error: unknown): Effect.Effect<boolean> =>
-    isRetryable(error) ? Effect.flatMap(budget, (_) => _.withdraw) : Effect.succeed(false)
+    isRetryable(error) ? budget.withdraw : Effect.succeed(false)
 
 /** @internal */
 export const make = <Id>(budget: Effect.Effect<RetryBudget, never, Id>) => {
-  const retryWhile = <A, E, R, Out, R1>(
-    self: Effect.Effect<A, E, R>,
-    schedule: Schedule.Schedule<Out, E, R1>,
-    isRetryable: (error: unknown) => boolean
-  ): Effect.Effect<A, E, R | R1 | Id> =>
-    Effect.flatMap(budget, (budget) =>
-      Effect.retry(self, { schedule, while: within(Effect.succeed(budget), isRetryable) })
-    )
-
   const retryTransaction: {
     <Out, E, R1>(
       schedule: Schedule.Schedule<Out, NoInfer<E>, R1>
@@ -129,13 +120,14 @@ export const make = <Id>(budget: Effect.Effect<RetryBudget, never, Id>) => {
     <A, E, R, Out, R1>(
       self: Effect.Effect<A, E, R>,
       schedule: Schedule.Schedule<Out, NoInfer<E>, R1>
-    ): Effect.Effect<A, E, R | R1 | Id> => retryWhile(self, schedule, isTransactionRetryable)
+    ): Effect.Effect<A, E, R | R1 | Id> =>
+      Effect.flatMap(budget, (budget) =>
+        Effect.retry(self, { schedule, while: within(budget, isTransactionRetryable) })
+      )
   )
 
   const idempotent = <A, E, R>(self: Effect.Effect<A, E, R>): Effect.Effect<A, E, R | Id> =>
-    Effect.flatMap(budget, (budget) =>
-      Effect.retry(self, { while: within(Effect.succeed(budget), isMoved) })
-    )
+    Effect.flatMap(budget, (budget) => Effect.retry(self, { while: within(budget, isMoved) }))
 
   return { retryTransaction, idempotent }
 }
