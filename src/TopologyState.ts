@@ -112,6 +112,10 @@ export interface Observation {
   readonly incarnation?: string | undefined
   /** The cluster's members as this host sees them, where it can tell. */
   readonly members?: ReadonlyArray<Member> | undefined
+  /** Whether `members` is the whole list, so that who is not on it has left. Default: it is. */
+  readonly isWhole?: boolean | undefined
+  /** Milliseconds of the cluster's own clock at which the list was last brought up to date. */
+  readonly asOf?: number | undefined
 }
 
 /**
@@ -328,7 +332,9 @@ const learn = (state: TopologyState, observation: Observation): TopologyState =>
 
 /** The list of a confirmed writer is the membership: who is not on it has left the cluster. */
 const prune = (state: TopologyState, observation: Observation): TopologyState =>
-  observation.members === undefined || observation.members.length === 0
+  observation.members === undefined ||
+  observation.members.length === 0 ||
+  observation.isWhole === false
     ? state
     : {
         ...state,
