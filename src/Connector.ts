@@ -55,12 +55,13 @@ export class NoAnswer extends Data.TaggedError("NoAnswer")<{
 }
 
 /**
- * The form that the rows of a statement come in: objects, arrays, or the driver's own result.
+ * What a statement is answered with: rows as objects, rows as arrays, the driver's own result, or the
+ * server's command tag (`"COMMIT"`).
  *
  * @since 0.1.0
  * @category models
  */
-export type ResultShape = "objects" | "values" | "raw"
+export type ResultShape = "objects" | "values" | "raw" | "command"
 
 /**
  * One statement, compiled.
@@ -132,8 +133,6 @@ export interface Session {
         done: (error: SessionError | undefined, result: Row) => void
       ) => () => void)
     | undefined
-  /** Runs a command such as COMMIT and answers with the server's command tag. */
-  readonly command: (sql: string) => Effect.Effect<string, SessionError>
   readonly stream: (request: Request) => Stream.Stream<Row, SessionError>
   /** Notifications that the server pushes to this session, and its end as a failure. */
   readonly notifications: Stream.Stream<Notification, SessionError>

@@ -24,7 +24,7 @@ import { noTrouble } from "./leases.js"
 import type { Router } from "./router.js"
 import type { Lease, Tell } from "./tell.js"
 import { answered } from "./tell.js"
-import * as SessionTransaction from "./sessionTransaction.js"
+import { SessionTransaction } from "./sessionTransaction.js"
 import type { TransactionConnection } from "./transaction.js"
 
 /** @internal */
@@ -65,6 +65,7 @@ export const make = (options: {
   readonly isWriter: (session: Session) => Effect.Effect<boolean, SessionError>
 }): Runner => {
   const { budget, leases, resolution, router, tell, topology } = options
+  const services = { topology, leases, tell }
 
   /** A server that refused to write: is it the writer? One that cannot say is treated as if it were not. */
   const isStillWriter = (pool: HostPool): Effect.Effect<boolean> =>
@@ -209,9 +210,11 @@ export const make = (options: {
     lease: Lease,
     trouble: Trouble
   ): Effect.Effect<Lease, SqlError.SqlError> =>
-    Effect.matchCauseEffect(restore(lease.session.command(sql)), {
+    Effect.matchCauseEffect(restore(lease.session.execute({ sql, params: [], shape: "command" })), {
       onSuccess: () => Effect.succeed(lease),
       onFailure: (cause) => {
+        // BEGIN may have been answered in the very moment of the interruption: nobody would end it.
+        if (Cause.isInterrupted(cause)) lease.session.destroy()
         lease.pool.give(lease.session)
         return Either.match(Cause.failureOrCause(cause), {
           onRight: Effect.failCause,
@@ -238,19 +241,11 @@ export const make = (options: {
           : Effect.flatMap(leases.acquire(restore, trouble), (lease) =>
               beginOn(sql, restore, lease, trouble)
             )
-      return Effect.map(begun, (lease) =>
-        SessionTransaction.make({
-          lease,
-          owner,
-          topology,
-          leases,
-          tell,
-          resolution:
-            resolution !== undefined && sql.includes(" READ ONLY")
-              ? CommitResolution.readOnly
-              : resolution
-        })
-      )
+      const found =
+        resolution !== undefined && sql.includes(" READ ONLY")
+          ? CommitResolution.readOnly
+          : resolution
+      return Effect.map(begun, (lease) => new SessionTransaction(lease, owner, services, found))
     })
 
   /** A connection of its own to the writer, outside the pool. */
@@ -275,11 +270,9 @@ export const make = (options: {
     execute,
     stream,
     pool: router.ready,
-    reserve: Effect.map(leases.scoped, (lease) => {
-      return Connection.make(
-        Connection.onSession(lease.session, (error) => tell.held(lease, error))
-      )
-    }),
+    reserve: Effect.map(leases.scoped, (lease) =>
+      Connection.onSession(lease.session, (error) => tell.held(lease, error))
+    ),
     begin,
     notifications: (listen, open) => listening(listen, open, false)
   }
@@ -303,7 +296,7 @@ export const make = (options: {
         }))
         // It listens only once LISTEN is answered, but hears from before that: nothing slips through.
         const listens = Effect.as(
-          lease.session.command(listen),
+          lease.session.execute({ sql: listen, params: [], shape: "command" }),
           moved ? Stream.succeed<ListenEvent>({ _tag: "Moved", to: lease.pool.host }) : Stream.empty
         )
         // Outside the pool, nobody cuts this connection when the writer moves: a silent host would keep it.

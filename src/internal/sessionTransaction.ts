@@ -7,8 +7,10 @@
 import type { SqlError } from "@effect/sql"
 import { Duration, Effect, Random, Stream } from "effect"
 import type { CommitResolution, Resolution, Resolve } from "../CommitResolution.js"
+import type { Request, Row } from "../Connector.js"
 import { SessionError } from "../Connector.js"
 import * as Classifier from "../ErrorClassifier.js"
+import type { HostPool } from "../HostPool.js"
 import { query } from "../SqlTopologySource.js"
 import type { Topology } from "../Topology.js"
 import * as Connection from "./connection.js"
@@ -25,55 +27,184 @@ const RESOLVE_PAUSE_MILLIS = 20
 /** A statement has failed in it, so the server answers its COMMIT with ROLLBACK. */
 const IN_FAILED_TRANSACTION = "25P02"
 
-/** @internal */
-export const make = (options: {
-  readonly lease: Lease
-  readonly owner: symbol
+/** What all transactions of a client share. @internal */
+export interface Services {
   readonly topology: Topology
   readonly leases: Leases
   readonly tell: Tell
-  readonly resolution: CommitResolution | undefined
-}): TransactionConnection => {
-  const { lease, leases, resolution, tell, topology } = options
-  const { session } = lease
-  let lost: SqlError.SqlError | undefined
+}
 
-  const lose = (error: SqlError.SqlError) => Effect.sync(() => (lost ??= error))
+/** @internal */
+export class SessionTransaction
+  extends Connection.TargetConnection
+  implements TransactionConnection
+{
+  private readonly shared: Connection.SharedSession
+  private error: SqlError.SqlError | undefined
 
-  const whenNotLost = <A>(effect: Effect.Effect<A, SqlError.SqlError>) =>
-    Effect.suspend(() => (lost === undefined ? effect : Effect.fail(lost)))
+  constructor(
+    private readonly lease: Lease,
+    readonly owner: symbol,
+    private readonly services: Services,
+    private readonly resolution: CommitResolution | undefined
+  ) {
+    super()
+    this.shared = new Connection.SharedSession(lease.session)
+  }
 
-  const isAnswer = (error: SessionError) =>
-    error.fate === "Answered" && tell.verdict(error) !== "ConnectionLost"
+  get pool(): HostPool {
+    return this.lease.pool
+  }
 
-  const refused = (error: SessionError): Effect.Effect<never, SqlError.SqlError> =>
-    Effect.zipRight(
+  lost(): SqlError.SqlError | undefined {
+    return this.error
+  }
+
+  isAlive(): boolean {
+    return this.error === undefined && this.lease.session.isOpen()
+  }
+
+  protected run(request: Request): Effect.Effect<Row, SqlError.SqlError> {
+    return this.whenNotLost(() => this.shared.run(request, (error) => this.failed(error)))
+  }
+
+  protected runStream(request: Request): Stream.Stream<Row, SqlError.SqlError> {
+    return Stream.unwrap(
+      this.whenNotLost(() =>
+        Effect.succeed(
+          Stream.catchAll(this.lease.session.stream(request), (error) =>
+            Stream.fromEffect(this.failed(error))
+          )
+        )
+      )
+    )
+  }
+
+  savepoint(sql: string): Effect.Effect<unknown, SqlError.SqlError> {
+    return this.whenNotLost(() => this.shared.command(sql, (error) => this.failed(error)))
+  }
+
+  rollback(sql: string): Effect.Effect<unknown, unknown> {
+    return this.shared.command(sql, Effect.fail)
+  }
+
+  get commit(): Effect.Effect<string, SqlError.SqlError> {
+    const { resolution } = this
+    return this.whenNotLost(() =>
+      resolution === undefined
+        ? this.commitWith(undefined)
+        : Effect.flatMap(this.mark(resolution), (resolve) => this.commitWith(resolve))
+    )
+  }
+
+  get ended(): Effect.Effect<never, SqlError.SqlError> {
+    return Effect.suspend(() => {
+      const cause = new Error("the connection ended before ROLLBACK was answered")
+      return this.failed(new SessionError({ cause, fate: "Unanswered" }))
+    })
+  }
+
+  abort(): void {
+    this.lease.session.destroy()
+  }
+
+  release(): void {
+    this.lease.pool.give(this.lease.session)
+  }
+
+  private whenNotLost<A>(
+    effect: () => Effect.Effect<A, SqlError.SqlError>
+  ): Effect.Effect<A, SqlError.SqlError> {
+    return Effect.suspend(() => (this.error === undefined ? effect() : Effect.fail(this.error)))
+  }
+
+  private losing<A>(effect: Effect.Effect<A, SqlError.SqlError>) {
+    return Effect.tapError(effect, (error) => Effect.sync(() => (this.error ??= error)))
+  }
+
+  private isAnswer(error: SessionError): boolean {
+    return error.fate === "Answered" && this.services.tell.verdict(error) !== "ConnectionLost"
+  }
+
+  private refused(error: SessionError): Effect.Effect<never, SqlError.SqlError> {
+    const { tell, topology } = this.services
+    return Effect.zipRight(
       tell.verdict(error) === "ReadOnly" ? topology.refresh : Effect.void,
       Effect.fail(answered(error.cause))
     )
+  }
 
   /** COMMIT was not sent: whatever failed, the transaction is rolled back with its connection. */
-  const failed = (error: SessionError): Effect.Effect<never, SqlError.SqlError> => {
-    if (lost !== undefined) return Effect.fail(lost)
-    if (isAnswer(error)) return refused(error)
+  private failed(error: SessionError): Effect.Effect<never, SqlError.SqlError> {
+    const { lease } = this
+    const { tell } = this.services
+    if (this.error !== undefined) return Effect.fail(this.error)
+    if (this.isAnswer(error)) return this.refused(error)
     const sent = error.fate !== "NotSent"
-    return Effect.tapError(
+    return this.losing(
       sent && tell.verdict(error) === "Timeout"
         ? tell.timedOut(lease, error.cause, "RolledBack")
         : Effect.flatMap(tell.move(lease, error.cause, "RolledBack"), (moved) =>
             Effect.fail(tell.transactionLost(lease, moved, "RolledBack", sent, error.cause))
-          ),
-      lose
+          )
     )
   }
 
-  const target = Connection.onSession(session, failed)
-  const { inTurn } = target
+  private commitWith(resolve: Resolve | undefined): Effect.Effect<string, SqlError.SqlError> {
+    return this.shared.command("COMMIT", (error) => this.commitFailed(error, resolve))
+  }
+
+  /** COMMIT may have been sent: its outcome is unknown, unless it can be found out. */
+  private commitFailed(
+    error: SessionError,
+    resolve: Resolve | undefined
+  ): Effect.Effect<string, SqlError.SqlError> {
+    const { lease } = this
+    const { tell } = this.services
+    if (error.fate === "NotSent") return this.failed(error)
+    if (this.isAnswer(error)) return this.refused(error)
+    if (resolve === undefined && tell.verdict(error) === "Timeout") {
+      return this.losing(tell.timedOut(lease, error.cause, "Unknown"))
+    }
+    return this.losing(
+      Effect.flatMap(tell.move(lease, error.cause, "Unknown"), (moved) =>
+        Effect.flatMap(
+          resolve === undefined ? Effect.succeed("Unknown" as const) : this.resolved(resolve),
+          (resolution) =>
+            resolution === "Committed"
+              ? Effect.succeed("COMMIT")
+              : Effect.fail(
+                  tell.transactionLost(
+                    lease,
+                    moved,
+                    resolution === "RolledBack" ? "RolledBack" : "Unknown",
+                    true,
+                    error.cause
+                  )
+                )
+        )
+      )
+    )
+  }
+
+  private mark(
+    resolution: CommitResolution
+  ): Effect.Effect<Resolve | undefined, SqlError.SqlError> {
+    return Effect.catchAll(resolution.mark(this.shared.query), (error) =>
+      this.isAnswer(error) && Classifier.sqlState(error.cause) === IN_FAILED_TRANSACTION
+        ? Effect.succeed(undefined)
+        : // COMMIT will not be sent: the transaction ends with its connection.
+          Effect.suspend(() => {
+            this.abort()
+            return this.failed(error)
+          })
+    )
+  }
 
   /** Asks the new writer for as long as its answer is that the server is still at it. */
-  const resolved = (resolve: Resolve): Effect.Effect<Resolution> => {
+  private resolved(resolve: Resolve): Effect.Effect<Resolution> {
     const ask = Effect.scoped(
-      Effect.flatMap(leases.scoped, (lease) =>
+      Effect.flatMap(this.services.leases.scoped, (lease) =>
         Effect.catchAll(resolve(query(lease.session)), (error) =>
           // Refused: this server cannot tell. Lost: another one may.
           Effect.succeed<Resolution>(error.fate === "Answered" ? "Unknown" : "InProgress")
@@ -96,75 +227,6 @@ export const make = (options: {
         onTimeout: (): Resolution => "Unknown"
       }),
       Effect.orElseSucceed((): Resolution => "Unknown")
-    )
-  }
-
-  /** COMMIT may have been sent: its outcome is unknown, unless it can be found out. */
-  const commitFailed =
-    (resolve: Resolve | undefined) =>
-    (error: SessionError): Effect.Effect<string, SqlError.SqlError> => {
-      if (error.fate === "NotSent") return failed(error)
-      if (isAnswer(error)) return refused(error)
-      const isTimeout = tell.verdict(error) === "Timeout"
-      if (resolve === undefined && isTimeout) {
-        return Effect.tapError(tell.timedOut(lease, error.cause, "Unknown"), lose)
-      }
-      return Effect.flatMap(tell.move(lease, error.cause, "Unknown"), (moved) =>
-        Effect.flatMap(
-          resolve === undefined ? Effect.succeed("Unknown" as const) : resolved(resolve),
-          (resolution) =>
-            resolution === "Committed"
-              ? Effect.succeed("COMMIT")
-              : Effect.fail(
-                  tell.transactionLost(
-                    lease,
-                    moved,
-                    resolution === "RolledBack" ? "RolledBack" : "Unknown",
-                    true,
-                    error.cause
-                  )
-                )
-        )
-      ).pipe(Effect.tapError(lose))
-    }
-
-  const commitWith = (resolve: Resolve | undefined) =>
-    Effect.catchAll(inTurn(session.command("COMMIT")), commitFailed(resolve))
-
-  const mark = (
-    resolution: CommitResolution
-  ): Effect.Effect<Resolve | undefined, SqlError.SqlError> =>
-    Effect.catchAll(inTurn(resolution.mark(query(session))), (error) =>
-      isAnswer(error) && Classifier.sqlState(error.cause) === IN_FAILED_TRANSACTION
-        ? Effect.succeed(undefined)
-        : // COMMIT will not be sent: the transaction ends with its connection.
-          Effect.zipRight(
-            Effect.sync(() => session.destroy()),
-            failed(error)
-          )
-    )
-
-  return {
-    ...Connection.make({
-      execute: (request) => whenNotLost(target.execute(request)),
-      stream: (request) => Stream.unwrap(whenNotLost(Effect.succeed(target.stream(request))))
-    }),
-    owner: options.owner,
-    pool: lease.pool,
-    lost: () => lost,
-    isAlive: () => lost === undefined && session.isOpen(),
-    rollback: (sql) => inTurn(session.command(sql)),
-    ended: Effect.suspend(() => {
-      const cause = new Error("the connection ended before ROLLBACK was answered")
-      return failed(new SessionError({ cause, fate: "Unanswered" }))
-    }),
-    abort: Effect.sync(() => session.destroy()),
-    release: Effect.sync(() => lease.pool.give(session)),
-    savepoint: (sql) => whenNotLost(Effect.catchAll(inTurn(session.command(sql)), failed)),
-    commit: whenNotLost(
-      resolution === undefined
-        ? commitWith(undefined)
-        : Effect.flatMap(mark(resolution), commitWith)
     )
   }
 }

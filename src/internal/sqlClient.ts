@@ -143,12 +143,10 @@ export const setUpSession = (
   setUp: (sql: Statement.Constructor) => Effect.Effect<unknown, SqlError.SqlError>
 ): Effect.Effect<void, SessionError> => {
   let broken: SessionError | undefined
-  const connection = Connection.make(
-    Connection.onSession(session, (error) => {
-      broken = error.fate === "Answered" ? undefined : error
-      return Effect.fail(answered(error.cause))
-    })
-  )
+  const connection = Connection.onSession(session, (error) => {
+    broken = error.fate === "Answered" ? undefined : error
+    return Effect.fail(answered(error.cause))
+  })
   const sql = Statement.make(Effect.succeed(connection), compiler, [], undefined)
   return Effect.matchEffect(setUp(sql), {
     onSuccess: () => Effect.void,

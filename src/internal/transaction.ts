@@ -45,9 +45,9 @@ export interface TransactionConnection extends SqlConnection.Connection {
   /** The connection ended before ROLLBACK was answered: moves the client and says so. */
   readonly ended: Effect.Effect<never, SqlError.SqlError>
   /** Ends the connection, and with it the transaction. */
-  readonly abort: Effect.Effect<void>
+  readonly abort: () => void
   /** Gives the connection back. */
-  readonly release: Effect.Effect<void>
+  readonly release: () => void
   readonly owner: symbol
   /** Where it runs. */
   readonly pool: HostPool
@@ -62,15 +62,6 @@ export interface Frame {
 /** One tag per client: another client's statement inside this transaction does not run on it. @internal */
 export type FrameTag = Context.Tag<Frame, Frame>
 
-/**
- * What `SqlResolver` carries over to the fiber that it runs in: nothing but the tag of `@effect/sql`,
- * which every client made by `SqlClient.make` takes for its own. Such a client is refused here, or its
- * statements would silently go to our database, and be rolled back with our transaction.
- */
-interface Carrier extends SqlConnection.Connection {
-  readonly carried: TransactionConnection
-}
-
 // Made only when somebody is refused: an error and its stack trace would cost every transaction.
 const refuse = Effect.suspend(() =>
   Effect.fail(
@@ -83,18 +74,29 @@ const refuse = Effect.suspend(() =>
   )
 )
 
-const refused: SqlConnection.Connection = {
-  execute: () => refuse,
-  executeRaw: () => refuse,
-  executeValues: () => refuse,
-  executeUnprepared: () => refuse,
-  executeStream: () => Stream.fromEffect(refuse)
+/**
+ * What `SqlResolver` carries over to the fiber that it runs in: nothing but the tag of `@effect/sql`,
+ * which every client made by `SqlClient.make` takes for its own. Such a client is refused here, or its
+ * statements would silently go to our database, and be rolled back with our transaction.
+ */
+class Carrier implements SqlConnection.Connection {
+  constructor(readonly carried: TransactionConnection) {}
+  execute() {
+    return refuse
+  }
+  executeRaw() {
+    return refuse
+  }
+  executeValues() {
+    return refuse
+  }
+  executeUnprepared() {
+    return refuse
+  }
+  executeStream() {
+    return Stream.fromEffect(refuse)
+  }
 }
-
-const carrierOf = (carried: TransactionConnection): Carrier => ({ ...refused, carried })
-
-const isCarrier = (connection: SqlConnection.Connection): connection is Carrier =>
-  "carried" in connection
 
 /** The transaction of this client that the fiber is in. @internal */
 export const currentFrame = (
@@ -107,9 +109,7 @@ export const currentFrame = (
   const shared: readonly [SqlConnection.Connection, number] | undefined = context.unsafeMap.get(
     SqlClient.TransactionConnection.key
   )
-  if (shared === undefined || !isCarrier(shared[0]) || shared[0].carried.owner !== owner) {
-    return undefined
-  }
+  if (!(shared?.[0] instanceof Carrier) || shared[0].carried.owner !== owner) return undefined
   return { connection: shared[0].carried, depth: shared[1] }
 }
 
@@ -138,7 +138,12 @@ const rollback = (connection: TransactionConnection, sql: string): Effect.Effect
     ? Effect.interruptible(connection.rollback(sql)).pipe(
         Effect.timeoutFail({ duration: ROLLBACK_TIMEOUT, onTimeout: () => "no answer" as const }),
         Effect.as(true),
-        Effect.catchAll(() => Effect.as(connection.abort, false))
+        Effect.catchAll(() =>
+          Effect.sync(() => {
+            connection.abort()
+            return false
+          })
+        )
       )
     : Effect.succeed(false)
 
@@ -173,7 +178,7 @@ export const make =
               new Map(context.unsafeMap)
                 .set(options.tag.key, frame)
                 .set(SqlClient.TransactionConnection.key, [
-                  carrierOf(frame.connection),
+                  new Carrier(frame.connection),
                   frame.depth
                 ])
                 .set(Tracer.ParentSpan.key, span)
@@ -230,11 +235,20 @@ export const make =
             Effect.tapError(() => Effect.sync(() => annotate(undefined))),
             Effect.flatMap((connection) => {
               annotate(connection.pool)
-              return Effect.ensuring(
+              return Effect.matchCauseEffect(
                 Effect.flatMap(Effect.exit(run({ connection, depth: 0 })), (exit) =>
                   end(connection, exit)
                 ),
-                connection.release
+                {
+                  onSuccess: (value) => {
+                    connection.release()
+                    return Effect.succeed(value)
+                  },
+                  onFailure: (cause) => {
+                    connection.release()
+                    return Effect.failCause(cause)
+                  }
+                }
               )
             })
           )

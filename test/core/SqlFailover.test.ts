@@ -1,7 +1,18 @@
 import { assert, describe, it } from "@effect/vitest"
 import { SqlError } from "@effect/sql"
-import { Cause, Chunk, Duration, Effect, Exit, Fiber, Scope, Stream, TestClock } from "effect"
-import type { HostPool } from "effect-failover"
+import {
+  Cause,
+  Chunk,
+  Duration,
+  Effect,
+  Exit,
+  Fiber,
+  FiberId,
+  Scope,
+  Stream,
+  TestClock
+} from "effect"
+import type { Connector, HostPool } from "effect-failover"
 import { Errors, Failover } from "effect-failover"
 import { evenly, settle } from "./fakes.js"
 import { client, cluster } from "./simulated.js"
@@ -586,6 +597,37 @@ describe("a transaction", () => {
 })
 
 describe("an interruption", () => {
+  it.scoped(
+    "in the moment in which BEGIN is answered: no open transaction goes back to the pool",
+    () =>
+      Effect.gen(function* () {
+        const sim = cluster("a")
+        const interruptedAfterBegin = (session: Connector.Session): Connector.Session => ({
+          ...session,
+          execute: (request) =>
+            request.sql === "BEGIN"
+              ? Effect.tap(session.execute(request), () =>
+                  Effect.withFiberRuntime((fiber) => {
+                    fiber.unsafeInterruptAsFork(FiberId.none)
+                    return Effect.void
+                  })
+                )
+              : session.execute(request)
+        })
+        const { sql } = yield* client(sim, {
+          connector: {
+            ...sim.connector,
+            connect: (...args) => Effect.map(sim.connector.connect(...args), interruptedAfterBegin)
+          }
+        })
+        yield* Effect.exit(
+          Effect.forkDaemon(sql.withTransaction(insert(sql, "1"))).pipe(Effect.flatMap(Fiber.await))
+        )
+        yield* insert(sql, "2")
+        assert.deepStrictEqual(sim.table, ["2"])
+      })
+  )
+
   const phases: ReadonlyArray<readonly [string, RegExp | undefined]> = [
     ["a statement in flight", /INSERT/],
     ["BEGIN in flight", /BEGIN/],

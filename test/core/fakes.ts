@@ -153,7 +153,6 @@ export const fakeSession = (on = host("a")): FakeSession => {
       else listener(undefined)
     },
     execute: () => Effect.succeed([]),
-    command: () => Effect.succeed(""),
     stream: () => Stream.empty,
     notifications: Stream.empty,
     break: () => end(new Error("ECONNRESET")),

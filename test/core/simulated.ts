@@ -181,11 +181,10 @@ export const cluster = (...names: ReadonlyArray<string>) => {
         Effect.map(run(request), (rows) =>
           request.shape === "objects" && Array.isArray(rows)
             ? rows.map((row) => ({ host: row[0] }))
-            : typeof rows === "string"
+            : typeof rows === "string" && request.shape !== "command"
               ? []
               : rows
         ),
-      command: (sql) => Effect.map(run({ sql, params: [], shape: "raw" }), String),
       stream: (request) => Stream.fromEffect(run(request)),
       notifications: Stream.never,
       destroy: () => end(new Error("Connection terminated by this client")),

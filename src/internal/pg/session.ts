@@ -11,7 +11,7 @@ import { Chunk, Duration, Effect, Option, Stream } from "effect"
 import * as Net from "node:net"
 import * as Pg from "pg"
 import Cursor from "pg-cursor"
-import type { Fate, Notification, Request, Row, Session } from "../../Connector.js"
+import type { Fate, Notification, Request, ResultShape, Row, Session } from "../../Connector.js"
 import { NoAnswer, SessionError } from "../../Connector.js"
 import type { Host } from "../../Host.js"
 import type { PreparedStatements } from "./preparedStatements.js"
@@ -62,6 +62,17 @@ type Result = Pg.QueryArrayResult & Pg.QueryResult
 /** Several statements in one text have several results. */
 const rowsOf = (result: Result | ReadonlyArray<Result>): Row =>
   Array.isArray(result) ? result.map((_) => _.rows ?? []) : ((result as Result).rows ?? [])
+
+const answerOf = (shape: ResultShape, result: Result): Row => {
+  switch (shape) {
+    case "raw":
+      return result
+    case "command":
+      return result.command ?? ""
+    default:
+      return rowsOf(result)
+  }
+}
 
 const isFatal = (cause: unknown): boolean =>
   typeof cause === "object" &&
@@ -148,7 +159,7 @@ export class PgSession implements Session {
       (cause: Error | undefined, result: Result) => {
         if (!this.settle(query)) return
         if (!cause) {
-          done(undefined, shape === "raw" ? result : rowsOf(result))
+          done(undefined, answerOf(shape, result))
         } else if (
           name !== undefined &&
           this.statements?.isStale(cause, sql) === true &&
@@ -179,9 +190,6 @@ export class PgSession implements Session {
         )
       )
     )
-
-  readonly command = (sql: string): Effect.Effect<string, SessionError> =>
-    Effect.map(this.execute({ sql, params: [], shape: "raw" }), (result) => result.command ?? "")
 
   readonly stream = (request: Request): Stream.Stream<Row, SessionError> =>
     Stream.unwrapScoped(
