@@ -277,6 +277,67 @@ export class PoolTimeout extends Data.TaggedError("PoolTimeout")<{
 }
 
 /**
+ * Why a host was not chosen.
+ *
+ * - `Role`: it is not known to have the role that was asked for.
+ * - `Unavailable`: the last attempt to talk to it failed.
+ * - `PassedOver`: it could be used, and the selector chose none.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type Exclusion = "Role" | "Unavailable" | "PassedOver"
+
+/**
+ * A host that was not chosen, its role, and why.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Excluded {
+  readonly host: Host
+  readonly role: Role
+  readonly reason: Exclusion
+}
+
+/**
+ * No host could be chosen. Nothing was sent.
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export class NoMatchingHost extends Data.TaggedError("NoMatchingHost")<{
+  /** The role that was asked for; `undefined` for any. */
+  readonly role: Role | undefined
+  /** Every host that there was. */
+  readonly excluded: ReadonlyArray<Excluded>
+}> {
+  readonly outcome: Outcome = "NotExecuted"
+
+  get hint(): string {
+    if (this.excluded.length === 0) return "wait until a host of the cluster has answered"
+    const reasons = new Set(this.excluded.map((_) => _.reason))
+    if (reasons.has("PassedOver")) return "the selector chose none: let it fall back to a host"
+    return reasons.has("Unavailable")
+      ? "wait until a host is available again"
+      : "ask for another role, or wait until the topology knows a host of this one"
+  }
+
+  override get message(): string {
+    const what = this.role === undefined ? "no host" : `no ${this.role}`
+    const why = this.excluded.map(({ host, reason, role }) => {
+      const said = {
+        Role: role === "unknown" ? "its role is not known" : `it is a ${role}`,
+        Unavailable: "it is unavailable",
+        PassedOver: "it was passed over"
+      }[reason]
+      return `${at(host)}: ${said}`
+    })
+    return `${what} can be chosen; there is ${why.length === 0 ? "no host at all" : why.join("; ")}; ${this.hint}`
+  }
+}
+
+/**
  * The statement did not answer within `queryTimeout`. Its connection was given up, and the server was
  * asked to cancel it. It may have been executed.
  *
@@ -297,4 +358,14 @@ export class StatementTimeout extends Data.TaggedError("StatementTimeout")<{
   override get message(): string {
     return `no answer from ${at(this.host)} within ${millis(this.timeout)}; ${this.hint}`
   }
+}
+
+/**
+ * The topology's scope was closed while somebody waited for a writer.
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export class TopologyClosed extends Data.TaggedError("TopologyClosed")<{}> {
+  readonly outcome: Outcome = "NotExecuted"
 }

@@ -15,12 +15,15 @@
  *
  * | the claim | in a search | in calm |
  * |---|---|---|
- * | its server epoch is older than one already seen | refused | refused |
+ * | its server epoch is older than one already seen, or its list of members is | refused | refused |
  * | another host than the one lost, and a newer server epoch (or the system has none) | at once | at once if newer, else never |
  * | the lost host again, or the first writer ever | when every other host has answered or failed, or after `reelectionGrace` | it is the writer |
  *
- * The last line is what keeps a resumed old primary out: it says "I am the primary" until somebody
- * stops it, so it is believed only after the hosts that may have replaced it had their say.
+ * | nobody claims it, every reader names the same host, for `stableAgreement` | it is the writer, on the readers' word | - |
+ *
+ * The last line but one is what keeps a resumed old primary out: it says "I am the primary" until somebody
+ * stops it, so it is believed only after the hosts that may have replaced it had their say. The last one
+ * ends a search whose writer cannot be reached from here; its clients verify it when they connect.
  *
  * The epoch grows when the writer is another host, or the same host after a restart. A connection
  * carries the epoch that it was opened in: what it reports later changes nothing in a newer epoch.
@@ -31,6 +34,8 @@ import { Data, Duration } from "effect"
 import type { ConfigurationError, ConnectionRejected } from "./Errors.js"
 import type { Availability, Role } from "./Host.js"
 import * as Host from "./Host.js"
+import * as membership from "./internal/membership.js"
+import * as reducer from "./internal/topologyReducer.js"
 
 /**
  * How long the lost writer, when it says that it is the writer again, is doubted while other hosts have
@@ -48,6 +53,15 @@ export const DEFAULT_REELECTION_GRACE = Duration.seconds(1)
  * @category defaults
  */
 export const DEFAULT_HIGH_RATE_PERIOD = Duration.seconds(30)
+
+/**
+ * A writer that cannot be reached is taken on the readers' word after they have agreed for this long: the
+ * AWS wrappers' 15 s.
+ *
+ * @since 0.1.0
+ * @category defaults
+ */
+export const DEFAULT_STABLE_AGREEMENT = Duration.seconds(15)
 
 /**
  * What is known of one host.
@@ -79,8 +93,10 @@ export interface Writer {
   readonly serverEpoch: bigint | undefined
   /** Changes when the server restarts. */
   readonly incarnation: string | undefined
-  /** The address that was asked; differs from `host` when a cluster endpoint led there. */
+  /** The address that was asked; differs from `host` when a cluster endpoint led there, or a reader named it. */
   readonly probed: Host.Host
+  /** Whether it said so itself, or is the writer on the readers' word. */
+  readonly isVerified: boolean
 }
 
 /**
@@ -127,6 +143,30 @@ export interface Observation {
 export type Rejection = ConnectionRejected | ConfigurationError
 
 /**
+ * A reader's word on who the writer is.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Testimony {
+  readonly witness: Host.Host
+  /** `undefined`: it names none, or several. */
+  readonly writer: Host.Host | undefined
+}
+
+/**
+ * What all readers that answer agree on, and the clock's milliseconds since which they do.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Agreement {
+  readonly writer: Host.Host
+  readonly witness: Host.Host
+  readonly since: number
+}
+
+/**
  * @since 0.1.0
  * @category models
  */
@@ -140,6 +180,9 @@ export type Phase = Data.TaggedEnum<{
     /** What each probed address answered last in this search. */
     readonly answers: ReadonlyMap<string, "answered" | "failed" | Rejection>
     readonly claim: Observation | undefined
+    /** The writer that each reader named last, by the address that was asked. */
+    readonly testimonies: ReadonlyMap<string, Testimony>
+    readonly agreement: Agreement | undefined
   }
   Calm: {
     /** Clock milliseconds until which the writer is asked at the high rate. */
@@ -167,6 +210,8 @@ export interface TopologyState {
   readonly epoch: number
   /** The newest server epoch that a writer was confirmed with, or claimed. */
   readonly serverEpoch: bigint | undefined
+  /** The age of the newest list of members that a writer claimed with, where servers tell it. */
+  readonly asOf: number | undefined
   readonly phase: Phase
 }
 
@@ -200,16 +245,8 @@ export const Event = Data.taggedEnum<Event>()
 export interface Settings {
   readonly reelectionGrace: Duration.Duration
   readonly highRatePeriod: Duration.Duration
+  readonly stableAgreement: Duration.Duration
 }
-
-const unasked = (host: Host.Host): HostState => ({
-  host,
-  role: "unknown",
-  availability: "unknown",
-  lagMillis: undefined,
-  failures: 0,
-  lastError: undefined
-})
 
 /**
  * Nothing is known yet.
@@ -223,10 +260,11 @@ export const initial = (options: {
 }): TopologyState => ({
   clusterId: options.clusterId,
   seeds: options.seeds,
-  hosts: options.seeds.map(unasked),
+  hosts: options.seeds.map(membership.unasked),
   writer: undefined,
   epoch: 0,
   serverEpoch: undefined,
+  asOf: undefined,
   phase: Phase.Idle({ rejection: undefined })
 })
 
@@ -259,287 +297,13 @@ export const isSameView = (a: TopologyState, b: TopologyState): boolean =>
     )
   })
 
-type Searching = Extract<Phase, { readonly _tag: "Searching" }>
-
 /**
  * Whom to ask in a search: the known members; the seeds as well once every member has failed.
  *
  * @since 0.1.0
  * @category getters
  */
-export const targets = (state: TopologyState): ReadonlyArray<Host.Host> => {
-  const members = state.hosts.map((_) => _.host)
-  const phase = state.phase
-  const exhausted =
-    phase._tag === "Searching" &&
-    members.every((host) => {
-      const answer = phase.answers.get(Host.address(host))
-      return answer !== undefined && answer !== "answered"
-    })
-  return exhausted
-    ? [...members, ...state.seeds.filter((seed) => !members.some((_) => Host.isSame(_, seed)))]
-    : members
-}
-
-const search = (state: TopologyState, now: number): TopologyState => ({
-  ...state,
-  hosts: state.hosts.map((_) => ({ ..._, failures: 0 })),
-  phase: Phase.Searching({
-    since: now,
-    lost: state.writer,
-    answers: new Map(),
-    claim: undefined
-  })
-})
-
-const updateHost = (
-  state: TopologyState,
-  host: Host.Host,
-  f: (_: HostState) => HostState
-): TopologyState => ({
-  ...state,
-  hosts: state.hosts.map((_) => (Host.isSame(_.host, host) ? f(_) : _))
-})
-
-/** The host that answered, its role, and the members that it lists. This only adds: the list may be old. */
-const learn = (state: TopologyState, observation: Observation): TopologyState => {
-  const listed = observation.members ?? []
-  const known = (host: Host.Host) => state.hosts.find((_) => Host.isSame(_.host, host))
-  const fromList = listed.map((member): HostState => ({
-    ...(known(member.host) ?? unasked(member.host)),
-    role: member.role,
-    lagMillis: member.lagMillis
-  }))
-  // A seed that turned out to be another name of a member is not a member of its own.
-  const isAlias = (host: Host.Host) =>
-    Host.isSame(host, observation.probed) && !Host.isSame(observation.probed, observation.host)
-  const others = state.hosts.filter(
-    (_) => !listed.some((member) => Host.isSame(member.host, _.host)) && !isAlias(_.host)
-  )
-  const hosts = [...others, ...fromList]
-  const withSelf = hosts.some((_) => Host.isSame(_.host, observation.host))
-    ? hosts
-    : [...hosts, known(observation.host) ?? unasked(observation.host)]
-  return updateHost({ ...state, hosts: withSelf }, observation.host, (_) => ({
-    ..._,
-    host: observation.host,
-    role: observation.role,
-    availability: "available",
-    failures: 0,
-    lastError: undefined
-  }))
-}
-
-/** The list of a confirmed writer is the membership: who is not on it has left the cluster. */
-const prune = (state: TopologyState, observation: Observation): TopologyState =>
-  observation.members === undefined ||
-  observation.members.length === 0 ||
-  observation.isWhole === false
-    ? state
-    : {
-        ...state,
-        hosts: state.hosts.filter(
-          (_) =>
-            Host.isSame(_.host, observation.host) ||
-            observation.members?.some((member) => Host.isSame(member.host, _.host))
-        )
-      }
-
-/** Nobody but this host is shown as the writer, whoever else says so. */
-const soleWriter = (state: TopologyState, host: Host.Host): TopologyState => ({
-  ...state,
-  hosts: state.hosts.map((_) =>
-    Host.isSame(_.host, host)
-      ? { ..._, role: "writer" }
-      : _.role === "writer"
-        ? { ..._, role: "unknown" }
-        : _
-  )
-})
-
-const newest = (a: bigint | undefined, b: bigint | undefined): bigint | undefined =>
-  a === undefined ? b : b === undefined ? a : a > b ? a : b
-
-const isOlder = (a: bigint | undefined, b: bigint | undefined): boolean =>
-  a !== undefined && b !== undefined && a < b
-
-const isNewer = (a: bigint | undefined, b: bigint | undefined): boolean => isOlder(b, a)
-
-/** Whether nothing tells the claimant from the writer that we know. */
-const isSameReign = (writer: Writer | undefined, claim: Observation): boolean =>
-  writer !== undefined &&
-  Host.isSame(writer.host, claim.host) &&
-  writer.serverEpoch === claim.serverEpoch &&
-  writer.incarnation === claim.incarnation
-
-const confirm = (
-  state: TopologyState,
-  claim: Observation,
-  now: number,
-  settings: Settings
-): TopologyState => {
-  // A writer that was lost and cannot tell a restart may have restarted.
-  const isKnown = claim.incarnation !== undefined && isSameReign(state.writer, claim)
-  const epoch = isKnown ? state.epoch : state.epoch + 1
-  return {
-    ...soleWriter(prune(state, claim), claim.host),
-    writer: {
-      host: claim.host,
-      epoch,
-      serverEpoch: claim.serverEpoch,
-      incarnation: claim.incarnation,
-      probed: claim.probed
-    },
-    epoch,
-    serverEpoch: newest(state.serverEpoch, claim.serverEpoch),
-    phase: Phase.Calm({
-      // The first writer ever was not failed over to: no reason to watch it closely.
-      highRateUntil:
-        state.writer === undefined ? now : now + Duration.toMillis(settings.highRatePeriod)
-    })
-  }
-}
-
-/** Accepts the standing claim, if it may be believed by now; ends the search if nobody lets us in. */
-const settle = (state: TopologyState, now: number, settings: Settings): TopologyState => {
-  if (state.phase._tag !== "Searching") return state
-  const { answers, claim, lost, since } = state.phase
-  const asked = targets(state).map((_) => answers.get(Host.address(_)))
-  const complete = asked.every((_) => _ !== undefined)
-  if (claim !== undefined) {
-    const succeeds =
-      lost !== undefined &&
-      !Host.isSame(claim.host, lost.host) &&
-      (claim.serverEpoch === undefined ||
-        lost.serverEpoch === undefined ||
-        isNewer(claim.serverEpoch, lost.serverEpoch))
-    const graceIsOver = now - since >= Duration.toMillis(settings.reelectionGrace)
-    return succeeds || complete || graceIsOver ? confirm(state, claim, now, settings) : state
-  }
-  const rejection = asked.find((_) => typeof _ === "object")
-  return complete && rejection !== undefined && !asked.includes("answered")
-    ? { ...state, phase: Phase.Idle({ rejection }) }
-    : state
-}
-
-/**
- * A claim that is older than what we know is refused; of two, the newer server epoch stands, and where
- * epochs tell nothing, anybody's but that of the writer that was lost.
- */
-const bestClaim = (state: TopologyState, phase: Searching, observation: Observation) => {
-  const standing =
-    phase.claim !== undefined && isAnsweredBy(phase.claim, observation) ? undefined : phase.claim
-  if (observation.role === "reader" || isOlder(observation.serverEpoch, state.serverEpoch)) {
-    return standing
-  }
-  if (standing === undefined || isNewer(observation.serverEpoch, standing.serverEpoch)) {
-    return observation
-  }
-  const incomparable = observation.serverEpoch === undefined || standing.serverEpoch === undefined
-  const isOfLost = phase.lost !== undefined && Host.isSame(standing.host, phase.lost.host)
-  return incomparable && isOfLost ? observation : standing
-}
-
-/** Whether the same host, or one of its addresses, has now given another answer. */
-const isAnsweredBy = (claim: Observation, { host, probed }: Observation): boolean =>
-  Host.isSame(claim.host, host) ||
-  Host.isSame(claim.probed, probed) ||
-  Host.isSame(claim.host, probed)
-
-/** Also if the claimant falls silent: whoever is older is not the writer any more. */
-const claimed = (state: TopologyState, { role, serverEpoch }: Observation): TopologyState =>
-  role === "writer" ? { ...state, serverEpoch: newest(state.serverEpoch, serverEpoch) } : state
-
-/** Whether it was the writer's address that answered. */
-const isWatched = (writer: Writer, { probed }: Observation): boolean =>
-  Host.isSame(probed, writer.probed) || Host.isSame(probed, writer.host)
-
-const observed = (
-  before: TopologyState,
-  observation: Observation,
-  now: number,
-  settings: Settings
-): TopologyState => {
-  const refused =
-    observation.role === "writer" && isOlder(observation.serverEpoch, before.serverEpoch)
-  const state = refused
-    ? updateHost(before, observation.host, (_) => ({
-        ..._,
-        role: "unknown",
-        availability: "available",
-        lastError: "says that it is the writer, of an epoch that has ended"
-      }))
-    : claimed(learn(before, observation), observation)
-  switch (state.phase._tag) {
-    case "Idle":
-      return state
-    case "Searching": {
-      const answers = new Map(state.phase.answers)
-      answers.set(Host.address(observation.probed), "answered")
-      answers.set(Host.address(observation.host), "answered")
-      return settle(
-        {
-          ...state,
-          phase: Phase.Searching({
-            ...state.phase,
-            answers,
-            claim: bestClaim(state, state.phase, observation)
-          })
-        },
-        now,
-        settings
-      )
-    }
-    case "Calm": {
-      const writer = state.writer
-      if (writer === undefined) return state
-      const isWriter = Host.isSame(writer.host, observation.host)
-      const claims = observation.role === "writer" && !refused
-      if (claims && isSameReign(writer, observation))
-        return soleWriter(prune(state, observation), writer.host)
-      if (claims && (isWriter || isNewer(observation.serverEpoch, before.serverEpoch)))
-        return confirm(state, observation, now, settings)
-      // The writer itself takes it back, or another host answers where the writer did.
-      return isWriter || isWatched(writer, observation)
-        ? search(state, now)
-        : soleWriter(state, writer.host)
-    }
-  }
-}
-
-const probeFailed = (
-  before: TopologyState,
-  event: Extract<Event, { readonly _tag: "ProbeFailed" }>,
-  now: number,
-  settings: Settings
-): TopologyState => {
-  const state = updateHost(before, event.probed, (_) => ({
-    ..._,
-    availability: "unavailable",
-    failures: _.failures + 1,
-    lastError: event.error
-  }))
-  if (state.phase._tag !== "Searching") return state
-  const answers = new Map(state.phase.answers)
-  answers.set(Host.address(event.probed), event.rejection ?? "failed")
-  const claim = state.phase.claim
-  return settle(
-    {
-      ...state,
-      phase: Phase.Searching({
-        ...state.phase,
-        answers,
-        claim:
-          claim !== undefined &&
-          (Host.isSame(claim.probed, event.probed) || Host.isSame(claim.host, event.probed))
-            ? undefined
-            : claim
-      })
-    },
-    now,
-    settings
-  )
-}
+export const targets: (state: TopologyState) => ReadonlyArray<Host.Host> = membership.targets
 
 /**
  * The next state. Pure; `now` is the Clock's milliseconds.
@@ -547,20 +311,9 @@ const probeFailed = (
  * @since 0.1.0
  * @category reducer
  */
-export const reduce = (
+export const reduce: (
   state: TopologyState,
   event: Event,
   now: number,
   settings: Settings
-): TopologyState => {
-  switch (event._tag) {
-    case "Needed":
-      return state.phase._tag === "Idle" ? search(state, now) : state
-    case "WriterLost":
-      return state.phase._tag === "Calm" && state.epoch === event.epoch ? search(state, now) : state
-    case "Observed":
-      return observed(state, event.observation, now, settings)
-    case "ProbeFailed":
-      return probeFailed(state, event, now, settings)
-  }
-}
+) => TopologyState = reducer.reduce

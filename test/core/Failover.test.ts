@@ -18,11 +18,15 @@ import { evenly, host, rejection, sessionError, settle } from "./fakes.js"
 
 /** A topology whose writer the test names; `undefined`: nobody is the writer. */
 const scriptedTopology = Effect.gen(function* () {
-  const settings = { reelectionGrace: Duration.zero, highRatePeriod: Duration.zero }
+  const settings = {
+    reelectionGrace: Duration.zero,
+    highRatePeriod: Duration.zero,
+    stableAgreement: Duration.seconds(15)
+  }
   let state = TopologyState.initial({ clusterId: "t", seeds: [host("a"), host("b")] })
   let settledBy = yield* Deferred.make<
     TopologyState.Writer,
-    TopologyState.Rejection | Topology.TopologyClosed
+    TopologyState.Rejection | Errors.TopologyClosed
   >()
   let epochOfServer = 0n
   const reports: Array<number> = []
@@ -79,7 +83,7 @@ const scriptedTopology = Effect.gen(function* () {
     elect,
     standing,
     reports,
-    end: (error: TopologyState.Rejection | Topology.TopologyClosed) =>
+    end: (error: TopologyState.Rejection | Errors.TopologyClosed) =>
       Effect.suspend(() => Deferred.fail(settledBy, error))
   }
 })
@@ -355,7 +359,7 @@ describe("in vain", () => {
       const { end, recover } = yield* connectedToA()
       const flight = yield* Effect.fork(Effect.flip(recover(1)))
       yield* settle
-      yield* end(new Topology.TopologyClosed())
+      yield* end(new Errors.TopologyClosed())
       const error = yield* Fiber.join(flight)
       assert(error._tag === "FailoverFailed")
       assert.strictEqual(error.reason, "Closed")

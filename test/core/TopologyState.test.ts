@@ -9,7 +9,8 @@ const SPEC = fileURLToPath(new URL("../spec/topology/", import.meta.url))
 
 const defaults: TopologyState.Settings = {
   reelectionGrace: TopologyState.DEFAULT_REELECTION_GRACE,
-  highRatePeriod: TopologyState.DEFAULT_HIGH_RATE_PERIOD
+  highRatePeriod: TopologyState.DEFAULT_HIGH_RATE_PERIOD,
+  stableAgreement: TopologyState.DEFAULT_STABLE_AGREEMENT
 }
 
 const host = (name: string) => Host.make({ id: name, host: name, port: 5432 })
@@ -78,7 +79,8 @@ const SpecFile = Schema.Struct({
       settings: Schema.optional(
         Schema.Struct({
           reelectionGrace: Schema.optional(Schema.Number),
-          highRatePeriod: Schema.optional(Schema.Number)
+          highRatePeriod: Schema.optional(Schema.Number),
+          stableAgreement: Schema.optional(Schema.Number)
         })
       ),
       steps: Schema.Array(Schema.Struct({ at: Schema.Number, event: SpecEvent, expect: Expected }))
@@ -163,7 +165,8 @@ for (const file of readdirSync(SPEC)) {
           const before = state
           state = TopologyState.reduce(before, eventOf(event), at, {
             reelectionGrace: Duration.millis(settings?.reelectionGrace ?? 1000),
-            highRatePeriod: Duration.millis(settings?.highRatePeriod ?? 30_000)
+            highRatePeriod: Duration.millis(settings?.highRatePeriod ?? 30_000),
+            stableAgreement: Duration.millis(settings?.stableAgreement ?? 15_000)
           })
           const step = `step ${i + 1}, ${JSON.stringify(event)}`
           assert.deepStrictEqual(outline(state, before, expect), expect, step)

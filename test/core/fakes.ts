@@ -1,7 +1,7 @@
 /** What the tests of the core share: hosts, a scripted topology source, sessions that do nothing. */
 import type { Duration } from "effect"
 import { Deferred, Effect, Random, Stream } from "effect"
-import { Connector, Errors, Host, Topology } from "effect-failover"
+import { Connector, Errors, Host, TopologySource } from "effect-failover"
 import type { TopologyState } from "effect-failover"
 
 export const host = (name: string) => Host.make({ id: name, host: name, port: 5432 })
@@ -55,14 +55,14 @@ export const scriptedSource = (...names: ReadonlyArray<string>) => {
     return found
   }
   const failure = (description: string, reason?: Errors.ConnectionRejected) =>
-    new Topology.SourceError({ description, rejection: reason, cause: undefined })
+    new TopologySource.SourceError({ description, rejection: reason, cause: undefined })
   const refusal = (state: ScriptedHost["state"]) =>
     state === "down"
       ? Effect.fail(failure("ECONNREFUSED"))
       : typeof state === "object"
         ? Effect.fail(failure(state.message, state))
         : Effect.void
-  const source: Topology.TopologySource = {
+  const source: TopologySource.TopologySource = {
     watch: (probed) =>
       Effect.gen(function* () {
         const it = get(probed.host)
