@@ -68,10 +68,10 @@ export const isSame = (self: Host, that: Host): boolean =>
 
 /** A bracketed IPv6 address or a bare name, then an optional port. */
 const hostAndPort =
-  /^(?:\[([0-9a-fA-F:.]*:[0-9a-fA-F:.]*(?:%[^\]\s]+)?)\]|([^\s:/?#@[\]]+))(?::([^:]*))?$/
+  /^(?:\[(?=[0-9a-fA-F.]*:)([0-9a-fA-F:.]+(?:%[^\]\s]+)?)\]|([^\s:/?#@[\]]+))(?::([^:]*))?$/
 
 /** A bare IPv6 address: two colons or more, hexadecimal digits, and perhaps a zone. */
-const bareIpv6 = /^[0-9a-fA-F:.]*:[0-9a-fA-F:.]*:[0-9a-fA-F:.]*(?:%\S+)?$/
+const bareIpv6 = /^(?=[0-9a-fA-F.]*:[0-9a-fA-F.]*:)[0-9a-fA-F:.]+(?:%\S+)?$/
 
 /**
  * Reads `name`, `name:port`, `1.2.3.4:port`, `[::1]:port` or a bare IPv6 address. Names are

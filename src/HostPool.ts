@@ -5,6 +5,9 @@
  * - A connection that broke is dropped where it lies: the next caller never gets it.
  * - The pool belongs to one epoch. When the writer moves, `cut` ends every connection at once, and with
  *   them the statements that would otherwise hang on a silent host.
+ * - It grows as TCP does, by slow start: at most as many connections are being opened as there are. A
+ *   server that was promoted just now answers statements on its first connections, instead of being busy
+ *   with log-ins alone.
  * - A waiter is served by whichever comes first, a connection given back or one newly opened. If
  *   opening fails and no other connection can come back, everyone who waits is told why: nothing of
  *   theirs was sent.
@@ -180,7 +183,7 @@ export const make = (options: {
       if (entry === undefined) return session.destroy()
       if (usable(entry)) return offer(entry)
       drop(entry)
-      if (waiters.size > opening) openOne()
+      grow()
     }
 
     const adopt = (session: Session, variance: number): Entry => {
@@ -191,7 +194,7 @@ export const make = (options: {
         entries.delete(session)
         const at = idle.indexOf(entry)
         if (at >= 0) idle.splice(at, 1)
-        if (!cutOff && waiters.size > opening) openOne()
+        grow()
       })
       return entry
     }
@@ -239,7 +242,20 @@ export const make = (options: {
 
     const openOne = (): void => {
       if (cutOff || entries.size + opening >= settings.maxConnections) return
-      fork(Effect.ignore(Effect.map(open, offer)))
+      fork(
+        Effect.ignore(
+          Effect.map(open, (entry) => {
+            offer(entry)
+            grow()
+          })
+        )
+      )
+    }
+
+    /** For those who wait and for whom no connection is being opened yet. */
+    const grow = (): void => {
+      const limit = Math.min(Math.max(1, entries.size), settings.maxConnections - entries.size)
+      for (let more = Math.min(waiters.size, limit) - opening; more > 0; more--) openOne()
     }
 
     /** All waiters have the same patience, so the first to come is the first to give up. */
@@ -269,7 +285,7 @@ export const make = (options: {
         }
       }
       waiters.add(waiter)
-      if (waiters.size > opening) openOne()
+      grow()
       if (!timing) {
         timing = true
         fork(timeOut)

@@ -78,6 +78,9 @@ export interface Options extends Partial<TopologyState.Settings> {
   readonly source: TopologySource
   readonly refreshRate?: Duration.Duration | undefined
   readonly highRefreshRate?: Duration.Duration | undefined
+  /** For opening one line. Default: `probeTimeout`. */
+  readonly connectTimeout?: Duration.Duration | undefined
+  /** For one question on it. Default 5 seconds. */
   readonly probeTimeout?: Duration.Duration | undefined
   /** For this long after a writer was confirmed, `refresh` does nothing. Default: zero. */
   readonly ignoreRefresh?: Duration.Duration | undefined
@@ -146,6 +149,7 @@ export const make = (options: Options): Effect.Effect<Topology, never, Scope.Sco
     },
     refreshRate: options.refreshRate ?? DEFAULT_REFRESH_RATE,
     highRefreshRate: options.highRefreshRate ?? DEFAULT_HIGH_REFRESH_RATE,
+    connectTimeout: options.connectTimeout ?? options.probeTimeout ?? DEFAULT_PROBE_TIMEOUT,
     probeTimeout: options.probeTimeout ?? DEFAULT_PROBE_TIMEOUT,
     ignoreRefresh: options.ignoreRefresh ?? Duration.zero,
     push: options.push ?? "search"

@@ -45,11 +45,12 @@ const defective = <A, E, R>(self: Effect.Effect<A, E, R>): Effect.Effect<A, E | 
 /** @internal */
 export const make = (options: {
   readonly source: TopologySource
+  readonly connectTimeout: Duration.Duration
   readonly probeTimeout: Duration.Duration
   /** Whether a wait may be parked on a host. */
   readonly parks: boolean
 }): Lines => {
-  const { probeTimeout, source } = options
+  const { connectTimeout, probeTimeout, source } = options
 
   const within = (limit: Duration.Duration, what: string) =>
     Effect.timeoutFail({
@@ -69,7 +70,7 @@ export const make = (options: {
           restore(
             Effect.suspend(() => source.watch(host)).pipe(
               Scope.extend(scope),
-              within(probeTimeout, "connect"),
+              within(connectTimeout, "connect"),
               defective
             )
           ).pipe(

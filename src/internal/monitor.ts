@@ -46,6 +46,7 @@ export interface MonitorOptions {
   readonly settings: Settings
   readonly refreshRate: Duration.Duration
   readonly highRefreshRate: Duration.Duration
+  readonly connectTimeout: Duration.Duration
   readonly probeTimeout: Duration.Duration
   readonly ignoreRefresh: Duration.Duration
   readonly push: Push
@@ -100,7 +101,8 @@ export const make = (options: MonitorOptions): Effect.Effect<Topology, never, Sc
           const publish = TopologyState.isSameView(before, after)
             ? Effect.void
             : SubscriptionRef.set(published, after)
-          return before.phase._tag === after.phase._tag
+          // Also from one writer to the next without a search: the line to the old one is of no use.
+          return before.phase._tag === after.phase._tag && before.epoch === after.epoch
             ? publish
             : Effect.zipRight(endPhase(after), publish)
         })
@@ -109,6 +111,7 @@ export const make = (options: MonitorOptions): Effect.Effect<Topology, never, Sc
     const monitored: Monitored = {
       lines: Lines.make({
         source: options.source,
+        connectTimeout: options.connectTimeout,
         probeTimeout: options.probeTimeout,
         parks: options.push !== "never"
       }),

@@ -101,6 +101,20 @@ describe("taking", () => {
     })
   )
 
+  it.scoped("it grows by slow start: as many are opened at a time as there are", () =>
+    Effect.gen(function* () {
+      const { opened, pool, script } = yield* setup({ maxConnections: 10 })
+      script.open = Effect.sleep("1 second")
+      yield* Effect.fork(Effect.replicateEffect(pool.take, 20, { concurrency: "unbounded" }))
+      const counts: Array<number> = []
+      for (let i = 0; i < 6; i++) {
+        yield* TestClock.adjust("1 second")
+        counts.push(opened.length)
+      }
+      assert.deepStrictEqual(counts, [1, 2, 4, 8, 10, 10])
+    })
+  )
+
   it.scoped("who waits is served in the order of arrival", () =>
     Effect.gen(function* () {
       const { pool } = yield* setup({ maxConnections: 1 })
