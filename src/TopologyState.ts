@@ -249,6 +249,15 @@ export interface Settings {
 }
 
 /**
+ * The epoch before the first writer. No connection is ever of it: to recover from its loss is to connect,
+ * and disturbs nobody who is connected already.
+ *
+ * @since 0.1.0
+ * @category defaults
+ */
+export const INITIAL_EPOCH = 0
+
+/**
  * Nothing is known yet.
  *
  * @since 0.1.0
@@ -262,7 +271,7 @@ export const initial = (options: {
   seeds: options.seeds,
   hosts: options.seeds.map(membership.unasked),
   writer: undefined,
-  epoch: 0,
+  epoch: INITIAL_EPOCH,
   serverEpoch: undefined,
   asOf: undefined,
   phase: Phase.Idle({ rejection: undefined })

@@ -24,6 +24,7 @@ import { isSame } from "../Host.js"
 import type { RetryBudget } from "../RetryBudget.js"
 import { tried } from "../Topology.js"
 import type { Rejection } from "../TopologyState.js"
+import { INITIAL_EPOCH } from "../TopologyState.js"
 
 /**
  * Pauses between connection attempts to a writer that was confirmed and does not take us: from 10 ms,
@@ -95,7 +96,7 @@ export const make = (
     ): Effect.Effect<Recovered, FailoverFailed | Rejection> =>
       Effect.flatMap(Clock.currentTimeMillis, (since) => {
         const { hosts, writer: lostWriter } = topology.unsafeCurrent()
-        const from = lostWriter?.host
+        const from = epoch === INITIAL_EPOCH ? undefined : lostWriter?.host
         const candidates = hosts
           .map((_) => _.host)
           .filter((_) => from !== undefined && !isSame(_, from))

@@ -17,6 +17,7 @@ import type { HostPool } from "../HostPool.js"
 import { PoolCut } from "../HostPool.js"
 import type { Topology } from "../Topology.js"
 import { tried } from "../Topology.js"
+import { INITIAL_EPOCH } from "../TopologyState.js"
 import type { Router } from "./router.js"
 import type { Lease } from "./tell.js"
 import { sqlError } from "./tell.js"
@@ -124,7 +125,8 @@ export const make = (options: {
   const writer: Leases["writer"] = Effect.suspend(() => {
     const pool = router.ready()
     if (pool !== undefined) return Effect.succeed(pool)
-    const epoch = router.current()?.epoch ?? topology.unsafeCurrent().epoch
+    // Who had no connection has lost none: others that share the topology may be connected in this epoch.
+    const epoch = router.current()?.epoch ?? INITIAL_EPOCH
     return Effect.zipRight(move(epoch, undefined), Effect.yieldNow()).pipe(Effect.zipRight(writer))
   })
 

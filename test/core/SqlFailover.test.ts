@@ -62,6 +62,23 @@ describe("a statement", () => {
     })
   )
 
+  it.scoped("of a second client of the cluster connects it, and does not disturb the first", () =>
+    Effect.gen(function* () {
+      const { sim, topology } = yield* connected()
+      const phases: Array<string> = []
+      yield* Effect.fork(
+        Stream.runForEach(topology.changes, ({ phase }) =>
+          Effect.sync(() => phases.push(phase._tag))
+        )
+      )
+      yield* settle
+      const other = yield* client(sim, { topology })
+      assert.deepStrictEqual(yield* other.sql.unsafe("SELECT 1"), [{ host: "a" }])
+      yield* settle
+      assert.deepStrictEqual(phases, ["Calm"])
+    })
+  )
+
   it.scoped("runs on the writer, over one connection", () =>
     Effect.gen(function* () {
       const { sim, sql, stats } = yield* connected()
