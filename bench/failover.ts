@@ -58,7 +58,7 @@ const oneRun = (
   cluster: PostgresCluster.PostgresCluster,
   ledger: Ledger.Ledger,
   events: ReadonlyArray<FailoverEvent>,
-  observe: boolean
+  { alone, observe }: Options
 ) =>
   Effect.gen(function* () {
     const observer = observe ? Option.some(yield* Observer.make(cluster)) : Option.none()
@@ -68,7 +68,7 @@ const oneRun = (
     )
     // The old primary has been gone for a while: whatever is acknowledged from here on, the new one did.
     const nextAck = yield* ledger.nextAck
-    const { acceptsWritesAt } = yield* cluster.promote()
+    const { acceptsWritesAt } = yield* cluster.promote(undefined, { alone })
     const ack = yield* nextAck.pipe(
       Effect.timeoutFail({
         duration: PATIENCE,
@@ -132,7 +132,10 @@ export const run = (options: Options) =>
   Effect.gen(function* () {
     const cluster = yield* PostgresCluster.make({ nodes: 3, flavor: options.flavor })
     yield* cluster.query(yield* cluster.primary, `${Ledger.createTable}; ${Observer.createTable}`)
-    yield* Effect.provide(Effect.scoped(measured(cluster, options)), layerOf(cluster, WRITERS))
+    yield* Effect.provide(
+      Effect.scoped(measured(cluster, options)),
+      layerOf(cluster, WRITERS, options.push)
+    )
   })
 
 const measured = (cluster: PostgresCluster.PostgresCluster, options: Options) =>
@@ -146,14 +149,14 @@ const measured = (cluster: PostgresCluster.PostgresCluster, options: Options) =>
 
     const runs: Array<Run> = []
     for (let i = 0; i < options.runs; i++) {
-      runs.push(yield* oneRun(cluster, ledger, events, options.observe))
+      runs.push(yield* oneRun(cluster, ledger, events, options))
     }
     yield* ledger.stop
     const { acknowledged, defects, notExecuted, others, unknown } = ledger.told
     const verdict = yield* Ledger.verify(cluster, ledger.told)
 
     yield* Console.log(
-      `${options.flavor}: ${options.runs} times SIGKILL to the primary under ${WRITERS} writers; milliseconds since the new writer accepts writes`
+      `${options.flavor}, push ${options.push}: ${options.runs} times SIGKILL to the primary under ${WRITERS} writers; milliseconds since the new writer accepts writes${options.alone ? ", whose commits wait for no standby at first" : ""}`
     )
     yield* show(runs)
     yield* Report.table(

@@ -24,7 +24,7 @@ const compiler = Effect.map(
 )
 
 /** Compiles `src` into a directory below the repository, whose modules can be found from there, for as long as the scope. */
-export const load = Effect.gen(function* () {
+const compiled = Effect.gen(function* () {
   const fs = yield* FileSystem.FileSystem
   const path = yield* Path.Path
   const compile = yield* compiler
@@ -40,6 +40,15 @@ export const load = Effect.gen(function* () {
     yield* fs.makeDirectory(path.dirname(compiled), { recursive: true })
     yield* fs.writeFileString(compiled, compile(yield* fs.readFileString(path.join(src, file))))
   }
-  const url = pathToFileURL(path.join(target, "layers", "Pg.js")).href
-  return yield* Effect.promise((): Promise<typeof import("../src/layers/Pg.js")> => import(url))
+  return (module: string) => pathToFileURL(path.join(target, module)).href
 }).pipe(Effect.provide(NodeContext.layer))
+
+export const load = Effect.flatMap(compiled, (url) =>
+  Effect.promise((): Promise<typeof import("../src/layers/Pg.js")> => import(url("layers/Pg.js")))
+)
+
+export const loadArango = Effect.flatMap(compiled, (url) =>
+  Effect.promise(
+    (): Promise<typeof import("../src/layers/Arango.js")> => import(url("layers/Arango.js"))
+  )
+)

@@ -1,6 +1,7 @@
 /** `npm run bench`: see `usage` in options.ts. */
 import { NodeRuntime } from "@effect/platform-node"
 import { Console, Effect } from "effect"
+import * as ArangoBench from "./arango.js"
 import * as FailoverBench from "./failover.js"
 import * as HeapBench from "./heap.js"
 import type { Options } from "./options.js"
@@ -15,6 +16,8 @@ const run = (options: Options) => {
       return FailoverBench.run(options)
     case "heap":
       return HeapBench.run(options)
+    case "arango":
+      return ArangoBench.measure(options)
   }
 }
 

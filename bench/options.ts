@@ -1,20 +1,25 @@
 /** The command line. */
 import { Data, Effect } from "effect"
 import { parseArgs } from "node:util"
+import type { Push } from "../src/Topology.js"
 
 export class UsageError extends Data.TaggedError("UsageError")<{ readonly message: string }> {}
 
 export const usage = `npm run bench -- [statements] [--rounds 7] [--seconds 1] [--json]
-npm run bench -- failover [--runs 10] [--flavor streaming|aurora] [--observe] [--json]
-npm run bench -- heap [--statements 200000] [--failovers 20] [--json]`
+npm run bench -- failover [--runs 10] [--flavor streaming|aurora] [--push search|always|never] [--alone] [--observe] [--json]
+npm run bench -- heap [--statements 200000] [--failovers 20] [--json]
+npm run bench -- arango [--rounds 7] [--seconds 1] [--json]`
 
 export interface Options {
-  readonly command: "statements" | "failover" | "heap"
+  readonly command: "statements" | "failover" | "heap" | "arango"
   readonly json: boolean
   readonly rounds: number
   readonly seconds: number
   readonly runs: number
   readonly flavor: "streaming" | "aurora"
+  readonly push: Push
+  /** Whether commits on the new writer wait for no standby until one follows. */
+  readonly alone: boolean
   /** Whether independent sessions find out when the new writer takes writes; they cost CPU. */
   readonly observe: boolean
   readonly statements: number
@@ -45,12 +50,14 @@ export const parse = (args: ReadonlyArray<string>): Effect.Effect<Options, Usage
           seconds: { type: "string", default: "1" },
           runs: { type: "string", default: "10" },
           flavor: { type: "string", default: "streaming" },
+          push: { type: "string", default: "search" },
+          alone: { type: "boolean", default: false },
           observe: { type: "boolean", default: false },
           statements: { type: "string", default: "200000" },
           failovers: { type: "string", default: "20" }
         }
       })
-      const commands = ["statements", "failover", "heap"] as const
+      const commands = ["statements", "failover", "heap", "arango"] as const
       return {
         command: oneOf("command", positionals[0] ?? "statements", commands),
         json: values.json,
@@ -58,6 +65,8 @@ export const parse = (args: ReadonlyArray<string>): Effect.Effect<Options, Usage
         seconds: positive("seconds", values.seconds),
         runs: positive("runs", values.runs),
         flavor: oneOf("--flavor", values.flavor, ["streaming", "aurora"] as const),
+        push: oneOf("--push", values.push, ["search", "always", "never"] as const),
+        alone: values.alone,
         observe: values.observe,
         statements: positive("statements", values.statements),
         failovers: positive("failovers", values.failovers)

@@ -1,4 +1,5 @@
 /** What the display and the log say in the same words. */
+import type { Flavor } from "effect-failover/testing/PostgresCluster"
 import type { Figures } from "./figures.js"
 import type { Stage, Staged } from "./model.js"
 import * as Text from "./text.js"
@@ -27,7 +28,7 @@ export const stage = (stage: Stage): string => {
   }
 }
 
-export const cluster = (flavor: "streaming" | "aurora"): string =>
+export const cluster = (flavor: Flavor): string =>
   flavor === "aurora"
     ? "3 PostgreSQL nodes that speak as Aurora does; commits wait for a standby"
     : "3 PostgreSQL nodes with streaming replication; commits wait for a standby"

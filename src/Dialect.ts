@@ -4,28 +4,36 @@
  *
  * @example
  * ```ts
- * import { Dialect } from "effect-failover"
+ * import type { Dialect } from "effect-failover"
+ * import { Host } from "effect-failover"
+ * import * as PgStreaming from "effect-failover/dialects/PgStreaming"
  * import { Effect } from "effect"
  *
- * // A cluster whose members keep a table of themselves.
+ * // PostgreSQL whose members are listed in a table: role, epoch and promotion as in any other.
  * const registry: Dialect.Dialect = {
  *   name: "registry",
  *   detect: (query) =>
- *     Effect.map(query("SELECT to_regclass('ops.members') IS NOT NULL"), (rows) => rows[0]?.[0] === true),
- *   isWriter: (query) =>
- *     Effect.map(query("SELECT NOT pg_catalog.pg_is_in_recovery()"), (rows) => rows[0]?.[0] === true),
- *   observe: (query, { probed }) =>
- *     Effect.map(query("SELECT NOT pg_catalog.pg_is_in_recovery()"), (rows) => ({
- *       probed,
- *       host: probed,
- *       role: rows[0]?.[0] === true ? "writer" : "reader"
- *     }))
+ *     Effect.map(
+ *       query("SELECT pg_catalog.to_regclass('ops.member') IS NOT NULL"),
+ *       ([row]) => row?.[0] === true
+ *     ),
+ *   isWriter: PgStreaming.isWriter,
+ *   observe: (query, context) =>
+ *     Effect.gen(function* () {
+ *       const seen = yield* PgStreaming.dialect.observe(query, context)
+ *       const rows = yield* query("SELECT id, host, port FROM ops.member")
+ *       const hosts = rows.map(([id, host, port]) =>
+ *         Host.make({ id: String(id), host: String(host), port: Number(port) })
+ *       )
+ *       return { ...seen, isWhole: true, members: hosts.map((host) => ({ host, role: "unknown" })) }
+ *     }),
+ *   awaitPromotion: PgStreaming.awaitPromotion
  * }
  * ```
  *
  * @since 0.1.0
  */
-import type { Duration, Effect, Either } from "effect"
+import type { Duration, Effect, Either, Option } from "effect"
 import type { SessionError } from "./Connector.js"
 import type { ConfigurationError } from "./Errors.js"
 import type { Host } from "./Host.js"
@@ -42,14 +50,38 @@ export type Query = (
 ) => Effect.Effect<ReadonlyArray<ReadonlyArray<unknown>>, SessionError>
 
 /**
- * What a dialect may use to name hosts.
+ * What names hosts: the configuration's knowledge of addresses.
  *
  * @since 0.1.0
  * @category models
  */
 export interface Naming {
-  /** The host of an instance identifier, by the instance host pattern. */
-  readonly hostOf: (instanceId: string) => Either.Either<Host, ConfigurationError>
+  /**
+   * The host of an instance identifier, by the instance host pattern: by that of its region where one is
+   * given.
+   */
+  readonly hostOf: (instanceId: string, region?: string) => Either.Either<Host, ConfigurationError>
+  /**
+   * Where a host that the cluster gives an address of is really reached (`translateAddress`). None if it
+   * cannot be reached by that address, as by an IP address where certificates are verified by name.
+   * Default: there.
+   */
+  readonly hostAt?: ((listed: Host) => Option.Option<Host>) | undefined
+  /** The hosts of the configuration. Default: none. */
+  readonly seeds?: ReadonlyArray<Host> | undefined
+}
+
+/**
+ * What an observation may use: `Naming` with its defaults, and the host that was asked.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Context {
+  readonly hostOf: Naming["hostOf"]
+  readonly hostAt: NonNullable<Naming["hostAt"]>
+  readonly seeds: NonNullable<Naming["seeds"]>
+  readonly probed: Host
 }
 
 /**
@@ -58,7 +90,13 @@ export interface Naming {
  */
 export interface Dialect {
   readonly name: string
-  /** Whether the server that answers speaks this dialect. A refused query counts as no. */
+  /**
+   * Whether the server that answers speaks this dialect. Asked once, and remembered: ask for what the
+   * server is made of, and not for what a server that is starting or failing may not have at the moment.
+   *
+   * A question that the server refuses for what it is (SQLSTATE class 42, 3F or 0A: no such function, ...)
+   * counts as no; any other failure decides nothing, and the host is asked again.
+   */
   readonly detect: (query: Query) => Effect.Effect<boolean, SessionError>
   /** Whether the server that answers takes writes. Asked on each new pooled connection. */
   readonly isWriter: (query: Query) => Effect.Effect<boolean, SessionError>
@@ -68,7 +106,7 @@ export interface Dialect {
    */
   readonly observe: (
     query: Query,
-    context: Naming & { readonly probed: Host }
+    context: Context
   ) => Effect.Effect<Observation, SessionError | ConfigurationError>
   /**
    * Waits **on the server** for at most this long, and less if this reader has become the writer. It

@@ -242,12 +242,15 @@ export const make = (options: {
 
     const openOne = (): void => {
       if (cutOff || entries.size + opening >= settings.maxConnections) return
+      // The pool may have been made where nothing can be interrupted: a hung host must not hold up the cut.
       fork(
-        Effect.ignore(
-          Effect.map(open, (entry) => {
-            offer(entry)
-            grow()
-          })
+        Effect.interruptible(
+          Effect.ignore(
+            Effect.map(open, (entry) => {
+              offer(entry)
+              grow()
+            })
+          )
         )
       )
     }

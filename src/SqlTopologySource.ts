@@ -1,20 +1,26 @@
 /**
  * Asks SQL hosts for the topology: a connector opens the line, a dialect knows the questions.
  *
- * The dialect is found out once, on the first host that answers, and remembered.
+ * The dialect is found out once, on the first host that answers, and remembered:
+ *
+ * | a dialect's question is | what follows |
+ * |---|---|
+ * | answered with yes | this dialect is used, and remembered |
+ * | answered with no, or refused for what it is (no such function, ...) | the next dialect is tried |
+ * | refused for want of a privilege (42501) | likewise, but what is found then holds for this line only: the privilege may be granted |
+ * | not answered, or refused for another reason (shutting down, a timeout, ...) | nothing is decided: the host counts as failed, and is asked again |
  *
  * @since 0.1.0
  */
-import type { Duration } from "effect"
-import { Deferred, Effect, FiberId } from "effect"
+import { Duration, Deferred, Effect, FiberId, Option } from "effect"
 import type { Connector, Session, SessionError } from "./Connector.js"
-import type { Dialect, Naming, Query } from "./Dialect.js"
+import type { Context, Dialect, Naming, Query } from "./Dialect.js"
 import type { ConfigurationError } from "./Errors.js"
 import type { ErrorClassifier } from "./ErrorClassifier.js"
 import * as Classifier from "./ErrorClassifier.js"
 import type * as Host from "./Host.js"
-import type { TopologySource, Watch } from "./Topology.js"
-import { SourceError } from "./Topology.js"
+import type { TopologySource, Watch } from "./TopologySource.js"
+import { SourceError } from "./TopologySource.js"
 
 /**
  * @since 0.1.0
@@ -48,6 +54,11 @@ export const query =
   (sql) =>
     session.execute({ sql, params: [], shape: "values" })
 
+const INSUFFICIENT_PRIVILEGE = "42501"
+
+/** Syntax error or access rule violation, invalid schema name, feature not supported. */
+const isRefusedForGood = (sqlState: string): boolean => /^(?:42|3F|0A)/.test(sqlState)
+
 /**
  * @since 0.1.0
  * @category constructors
@@ -68,15 +79,21 @@ export const make = (options: Options): SqlTopologySource => {
             cause: error.cause
           })
 
-  /** A dialect whose question the server refuses is not the one; a lost connection is another matter. */
   const recognise = (session: Session): Effect.Effect<Dialect, SessionError> =>
     Effect.gen(function* () {
       if (known !== undefined) return known
+      let isDecided = true
       for (const dialect of dialects) {
-        const speaks = yield* Effect.catchAll(dialect.detect(query(session)), (error) =>
-          session.isOpen() ? Effect.succeed(false) : Effect.fail(error)
-        )
-        if (speaks) return (known = dialect)
+        const speaks = yield* Effect.catchAll(dialect.detect(query(session)), (error) => {
+          const state = Classifier.sqlState(error.cause) ?? ""
+          if (!session.isOpen() || !isRefusedForGood(state)) return Effect.fail(error)
+          isDecided = isDecided && state !== INSUFFICIENT_PRIVILEGE
+          return Effect.succeed(false)
+        })
+        if (!speaks) continue
+        // Of two lines that ask at the same time, the first one decides for both.
+        if (isDecided) known ??= dialect
+        return known ?? dialect
       }
       return fallback
     })
@@ -87,19 +104,41 @@ export const make = (options: Options): SqlTopologySource => {
     session.onClose(() => Deferred.unsafeDone(closed, Effect.void))
     let parks = dialect.awaitPromotion
     let isReader = false
+    // The wait ended before its time and the host says still that it is a reader: its list of members lags
+    // behind its role. It is left alone for one pause, or it would be asked without any.
+    let endedEarly = false
+    const park = (
+      wait: NonNullable<typeof parks>,
+      atMost: Duration.Duration
+    ): Effect.Effect<void, SessionError> =>
+      Effect.flatMap(Effect.timed(wait(run, atMost)), ([elapsed]) =>
+        Effect.sync(() => {
+          endedEarly = Duration.lessThan(elapsed, Duration.times(atMost, 0.5))
+        })
+      )
+    const context: Context = {
+      probed,
+      hostOf: options.hostOf,
+      hostAt: options.hostAt ?? Option.some,
+      seeds: options.seeds ?? []
+    }
     return {
-      ask: dialect.observe(run, { probed, hostOf: options.hostOf }).pipe(
+      ask: dialect.observe(run, context).pipe(
         Effect.tap((observation) => Effect.sync(() => (isReader = observation.role === "reader"))),
         Effect.mapError(sourceError(probed))
       ),
       pause: (atMost) =>
-        parks === undefined || !isReader
-          ? Effect.sleep(atMost)
-          : Effect.catchAll(parks(run, atMost), () => {
-              // Refused (no plpgsql, a pooler in between): from now on it is polled.
-              parks = undefined
-              return session.isOpen() ? Effect.sleep(atMost) : Effect.void
-            }),
+        Effect.suspend(() => {
+          if (parks === undefined || !isReader || endedEarly) {
+            endedEarly = false
+            return Effect.sleep(atMost)
+          }
+          return Effect.catchAll(park(parks, atMost), () => {
+            // Refused (no plpgsql, a pooler in between): from now on it is polled.
+            parks = undefined
+            return session.isOpen() ? Effect.sleep(atMost) : Effect.void
+          })
+        }),
       closed: Deferred.await(closed)
     }
   }

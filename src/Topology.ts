@@ -114,6 +114,11 @@ export interface Topology {
   readonly reportLost: (epoch: number) => Effect.Effect<void>
   /** `current`, without an Effect: for the path that every statement takes. */
   readonly unsafeCurrent: () => TopologyState.TopologyState
+  /**
+   * Calls the listener in the very step in which the phase or the epoch changes, before anybody can act on
+   * it. It must not throw. Returns the way to end it.
+   */
+  readonly unsafeOnChange: (listener: (state: TopologyState.TopologyState) => void) => () => void
 }
 
 /**

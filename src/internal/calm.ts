@@ -4,12 +4,12 @@
  *
  * @internal
  */
-import type { Queue } from "effect"
-import { Clock, Deferred, Duration, Effect, FiberMap, Queue as Queues } from "effect"
+import type { Deferred } from "effect"
+import { Clock, Deferred as Deferreds, Duration, Effect, FiberMap, Queue, Stream } from "effect"
 import * as Host from "../Host.js"
 import type { SourceError } from "../TopologySource.js"
-import type { Observation, Writer } from "../TopologyState.js"
-import { isNewer } from "./claims.js"
+import type { Observation, TopologyState, Writer } from "../TopologyState.js"
+import { isOutdated } from "./claims.js"
 import type { Line } from "./lines.js"
 import { close } from "./lines.js"
 import type { Monitored } from "./search.js"
@@ -20,108 +20,142 @@ import type { Monitored } from "./search.js"
  */
 const PARKED_LIFE = Duration.seconds(5)
 
-/** Asks the writer, on a new line if the present one fails. Fails when the new one does. */
-const check = (
-  { lines }: Monitored,
-  writer: Writer,
-  held: { current: Line | undefined }
-): Effect.Effect<Observation, SourceError> => {
-  const reopen = lines.open(writer.probed).pipe(
-    Effect.tap((line) => Effect.sync(() => (held.current = line))),
-    Effect.flatMap(lines.ask)
-  )
-  const again = Effect.suspend(() => {
-    const broken = held.current
-    held.current = undefined
-    return Effect.zipRight(broken === undefined ? Effect.void : close(broken), reopen)
+/** The line to the writer, and where it leads. */
+interface Held {
+  readonly host: Host.Host
+  readonly line: Line
+}
+
+/** Asks where the writer is known to answer; on a new line if there is none yet, or the present one fails. */
+const makeWatcher = ({ lines }: Monitored, kept: Held | undefined) => {
+  let held = kept
+  const drop = Effect.suspend(() => {
+    const dropped = held
+    held = undefined
+    return dropped === undefined ? Effect.void : close(dropped.line)
   })
-  return held.current === undefined ? reopen : Effect.catchAll(lines.ask(held.current), () => again)
+  const reopen = (host: Host.Host) =>
+    lines.open(host).pipe(
+      Effect.tap((line) => Effect.sync(() => (held = { host, line }))),
+      Effect.flatMap(lines.ask)
+    )
+  const ask = (writer: Writer): Effect.Effect<Observation, SourceError> =>
+    Effect.suspend(() => {
+      if (held === undefined) return reopen(writer.probed)
+      const again = Effect.zipRight(drop, reopen(writer.probed))
+      return Host.isSame(held.host, writer.probed)
+        ? Effect.catchAll(lines.ask(held.line), () => again)
+        : again
+    })
+  return {
+    ask,
+    drop,
+    /** Ends when the line breaks by itself; it is given up then. */
+    broken: Effect.suspend(() =>
+      held === undefined ? Effect.never : Effect.zipRight(held.line.watch.closed, drop)
+    )
+  }
 }
 
 /** Who is the writer on the readers' word may be reached by now, and then speaks for itself. */
-const verify = ({ dispatch, lines, probeFailed }: Monitored, writer: Writer) =>
-  writer.isVerified
-    ? Effect.void
-    : Effect.acquireUseRelease(lines.open(writer.host), lines.ask, close).pipe(
-        Effect.flatMap((observation) => dispatch({ _tag: "Observed", observation })),
-        Effect.catchAll((error) => probeFailed(writer.host, error))
-      )
+const verify = ({ lines, observed, probeFailed }: Monitored, { host }: Writer) =>
+  lines.use(host, lines.ask).pipe(
+    Effect.flatMap(observed),
+    Effect.catchAll((error) => probeFailed(host, error))
+  )
 
 /** Hears it when one of the other hosts becomes the writer. */
 const listen = (monitored: Monitored, host: Host.Host): Effect.Effect<never> => {
-  const { current, dispatch, lines, probeFailed, refreshRate } = monitored
-  const listening = (line: Line) => {
-    let isReader = true
-    return lines.ask(line).pipe(
+  const { claimants, current, dispatch, lines, observed, probeFailed, refreshRate } = monitored
+  const listening = (line: Line) =>
+    lines.ask(line).pipe(
       Effect.flatMap((observation) => {
         const before = current()
-        const rises = isReader && observation.role === "writer"
-        isReader = observation.role === "reader"
-        // Where servers tell no epoch a claim alone proves nothing: then all of them are asked, once.
-        const proves =
-          observation.serverEpoch === undefined ||
-          !isNewer(observation.serverEpoch, before.serverEpoch)
+        // Where servers tell no epoch a claim alone proves nothing: all of them are asked then, and once.
+        const isNews =
+          observation.role === "writer" &&
+          observation.serverEpoch === undefined &&
+          !isOutdated(before, observation) &&
+          !claimants.has(Host.address(observation.host))
         return Effect.zipRight(
-          dispatch({ _tag: "Observed", observation }),
-          rises && proves ? dispatch({ _tag: "WriterLost", epoch: before.epoch }) : Effect.void
+          observed(observation),
+          isNews ? dispatch({ _tag: "WriterLost", epoch: before.epoch }) : Effect.void
         )
       }),
       Effect.zipRight(lines.pause(line, PARKED_LIFE)),
       Effect.forever
     )
-  }
-  return Effect.acquireUseRelease(lines.open(host), listening, close).pipe(
+  return lines.use(host, listening).pipe(
     Effect.catchAll((error) => probeFailed(host, error)),
     Effect.zipRight(Effect.flatMap(refreshRate, Effect.sleep)),
     Effect.forever
   )
 }
 
+/** Listens to every host but the writer, as they come and go. A listener that dies is not one less: it fails. */
+const listenToOthers = (
+  monitored: Monitored,
+  changes: Stream.Stream<TopologyState>
+): Effect.Effect<void> =>
+  Effect.flatMap(FiberMap.make<string, never, never>(), (listeners) => {
+    const follow = ({ hosts, writer }: TopologyState) => {
+      const others = hosts
+        .map((_) => _.host)
+        .filter((host) => writer !== undefined && !Host.isSame(host, writer.host))
+      const gone = [...listeners].flatMap(([address]) =>
+        others.some((host) => Host.address(host) === address) ? [] : [address]
+      )
+      return Effect.zipRight(
+        Effect.forEach(gone, (address) => FiberMap.remove(listeners, address), { discard: true }),
+        Effect.forEach(
+          others,
+          (host) =>
+            FiberMap.run(listeners, Host.address(host), listen(monitored, host), {
+              onlyIfMissing: true
+            }),
+          { discard: true }
+        )
+      )
+    }
+    return Effect.raceFirst(Stream.runForEach(changes, follow), FiberMap.join(listeners))
+  }).pipe(Effect.scoped)
+
 /** @internal */
 export const run = (
   monitored: Monitored,
   options: {
+    /** Kept from the search. */
     readonly line: Line | undefined
     readonly ended: Deferred.Deferred<void>
     /** Somebody wants the writer to be asked now. */
-    readonly wake: Queue.Dequeue<void>
+    readonly wake: Queue.Queue<void>
+    readonly changes: Stream.Stream<TopologyState>
     readonly listens: boolean
   }
 ): Effect.Effect<void> =>
   Effect.gen(function* () {
     const { current, dispatch, probeFailed } = monitored
-    const held = { current: options.line }
-    yield* Effect.addFinalizer(() =>
-      Effect.suspend(() => (held.current === undefined ? Effect.void : close(held.current)))
+    const { line, wake } = options
+    const probed = current().writer?.probed
+    const watcher = makeWatcher(
+      monitored,
+      line === undefined || probed === undefined ? undefined : { host: probed, line }
     )
-    const listeners = yield* FiberMap.make<string>()
-    const listenToOthers = Effect.suspend(() => {
-      const { hosts, writer } = current()
-      if (!options.listens || writer === undefined) return Effect.void
-      return Effect.forEach(
-        hosts.filter(({ host }) => !Host.isSame(host, writer.host)),
-        ({ host }) =>
-          FiberMap.run(listeners, Host.address(host), listen(monitored, host), {
-            onlyIfMissing: true
-          }),
-        { discard: true }
-      )
-    })
+    yield* Effect.addFinalizer(() => watcher.drop)
+    const verifying = yield* FiberMap.make<string, void, never>()
     const turn = Effect.gen(function* () {
-      yield* listenToOthers
       const { phase } = current()
       const now = yield* Clock.currentTimeMillis
       const isHigh = phase._tag === "Calm" && now < phase.highRateUntil
       const delay = yield* isHigh ? monitored.highRefreshRate : monitored.refreshRate
-      const waits = [Effect.sleep(delay), Queues.take(options.wake)]
-      yield* Effect.raceAll(
-        held.current === undefined ? waits : [...waits, held.current.watch.closed]
-      )
+      yield* Effect.raceAll([Effect.sleep(delay), Queue.take(wake), watcher.broken])
       const { writer } = current()
       if (writer === undefined) return
-      yield* verify(monitored, writer)
-      yield* check(monitored, writer, held).pipe(
-        Effect.flatMap((observation) => dispatch({ _tag: "Observed", observation })),
+      if (!writer.isVerified) {
+        yield* FiberMap.run(verifying, "", verify(monitored, writer), { onlyIfMissing: true })
+      }
+      yield* watcher.ask(writer).pipe(
+        Effect.flatMap(monitored.observed),
         Effect.catchAll((error) =>
           Effect.zipRight(
             probeFailed(writer.probed, error),
@@ -130,5 +164,11 @@ export const run = (
         )
       )
     })
-    yield* Effect.raceFirst(Effect.forever(turn), Deferred.await(options.ended))
+    const turns: Effect.Effect<void> = options.listens
+      ? Effect.raceFirst(
+          Effect.asVoid(Effect.forever(turn)),
+          listenToOthers(monitored, options.changes)
+        )
+      : Effect.forever(turn)
+    yield* Effect.raceFirst(turns, Deferreds.await(options.ended))
   }).pipe(Effect.scoped)

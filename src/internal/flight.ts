@@ -110,9 +110,7 @@ export const make = (
           lost = writer.epoch
           yield* options.connect(writer)
           const elapsed = Duration.millis((yield* Clock.currentTimeMillis) - since)
-          const recovered: Recovered = { from, writer, elapsed, attempts }
-          yield* publish((at) => ({ _tag: "Connected", at, recovered }))
-          return recovered
+          return { from, writer, elapsed, attempts } satisfies Recovered
         })
         const notice = publish((at) => ({ _tag: "Noticed", at, from, cause }))
         // On the first connect nobody waits for the last millisecond.
@@ -149,7 +147,11 @@ export const make = (
         flight = undefined
         if (Exit.isSuccess(exit)) {
           lastFailure = undefined
-          return Metric.increment(completed)
+          const recovered = exit.value
+          return Effect.zipRight(
+            Metric.increment(completed),
+            publish((at) => ({ _tag: "Connected", at, recovered }))
+          )
         }
         const error = exit.cause._tag === "Fail" ? exit.cause.error : undefined
         if (error === undefined) return Effect.void

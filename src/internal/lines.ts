@@ -20,6 +20,11 @@ export interface Line {
 export interface Lines {
   /** The caller owes a `close`. */
   readonly open: (host: Host) => Effect.Effect<Line, SourceError>
+  /** Opened, used and closed. */
+  readonly use: <A, E>(
+    host: Host,
+    use: (line: Line) => Effect.Effect<A, E>
+  ) => Effect.Effect<A, E | SourceError>
   readonly ask: (line: Line) => Effect.Effect<Observation, SourceError>
   /** Sleeps, or parks a wait on the host if it can. */
   readonly pause: (line: Line, atMost: Duration.Duration) => Effect.Effect<void, SourceError>
@@ -28,7 +33,10 @@ export interface Lines {
 /** @internal */
 export const close = (line: Line): Effect.Effect<void> => Scope.close(line.scope, Exit.void)
 
-const defective = <A, E, R>(self: Effect.Effect<A, E, R>): Effect.Effect<A, E | SourceError, R> =>
+/** @internal */
+export const defective = <A, E, R>(
+  self: Effect.Effect<A, E, R>
+): Effect.Effect<A, E | SourceError, R> =>
   Effect.catchAllDefect(self, (cause) =>
     Effect.zipRight(
       Effect.logError("a topology source or dialect died", cause),
@@ -63,20 +71,29 @@ export const make = (options: {
         })
     })
 
-  return {
-    open: (host) =>
-      Effect.uninterruptibleMask((restore) =>
-        Effect.flatMap(Scope.make(), (scope) =>
-          restore(
-            Effect.suspend(() => source.watch(host)).pipe(
-              Scope.extend(scope),
-              within(connectTimeout, "connect"),
-              defective
-            )
-          ).pipe(
-            Effect.map((watch) => ({ watch, scope })),
-            Effect.onError((cause) => Scope.close(scope, Exit.failCause(cause)))
+  const open: Lines["open"] = (host) =>
+    Effect.uninterruptibleMask((restore) =>
+      Effect.flatMap(Scope.make(), (scope) =>
+        restore(
+          Effect.suspend(() => source.watch(host)).pipe(
+            Scope.extend(scope),
+            within(connectTimeout, "connect"),
+            defective
           )
+        ).pipe(
+          Effect.map((watch) => ({ watch, scope })),
+          Effect.onError((cause) => Scope.close(scope, Exit.failCause(cause)))
+        )
+      )
+    )
+
+  return {
+    open,
+    // Not `acquireUseRelease`: a host that does not take the line must not hold up an interruption.
+    use: (host, use) =>
+      Effect.uninterruptibleMask((restore) =>
+        Effect.flatMap(restore(open(host)), (line) =>
+          Effect.ensuring(restore(use(line)), close(line))
         )
       ),
     ask: (line) => line.watch.ask.pipe(within(probeTimeout, "the topology query"), defective),

@@ -55,20 +55,26 @@ export const learn = (state: TopologyState, observation: Observation): TopologyS
   }))
 }
 
-/** The list of a confirmed writer is the membership: who is not on it has left the cluster. @internal */
-export const prune = (state: TopologyState, observation: Observation): TopologyState =>
-  observation.members === undefined ||
-  observation.members.length === 0 ||
-  observation.isWhole === false
-    ? state
-    : {
-        ...state,
-        hosts: state.hosts.filter(
-          (_) =>
-            Host.isSame(_.host, observation.host) ||
-            observation.members?.some((member) => Host.isSame(member.host, _.host))
-        )
-      }
+/**
+ * The list of a confirmed writer is the membership: who is not on it has left the cluster. A partial list
+ * says nothing of the seeds, nor of those who have answered for themselves; but whoever was known from such
+ * lists only is forgotten with them, or addresses that change would add up.
+ *
+ * @internal
+ */
+export const prune = (state: TopologyState, observation: Observation): TopologyState => {
+  const { host, isWhole, members } = observation
+  if (members === undefined || members.length === 0) return state
+  const isListed = (_: HostState) => members.some((member) => Host.isSame(member.host, _.host))
+  const isKnownOtherwise = (_: HostState) =>
+    _.availability === "available" || state.seeds.some((seed) => Host.isSame(seed, _.host))
+  return {
+    ...state,
+    hosts: state.hosts.filter(
+      (_) => Host.isSame(_.host, host) || isListed(_) || (isWhole === false && isKnownOtherwise(_))
+    )
+  }
+}
 
 /** Nobody but this host is shown as the writer, whoever else says so. @internal */
 export const soleWriter = (state: TopologyState, host: Host.Host): TopologyState => ({

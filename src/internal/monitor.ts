@@ -19,9 +19,10 @@ import {
   SubscriptionRef
 } from "effect"
 import { FailoverFailed, TopologyClosed } from "../Errors.js"
+import * as Host from "../Host.js"
 import type { Push, Topology } from "../Topology.js"
 import type { TopologySource } from "../TopologySource.js"
-import type { Event, Phase, Rejection, Settings, Writer } from "../TopologyState.js"
+import type { Event, Observation, Phase, Rejection, Settings, Writer } from "../TopologyState.js"
 import * as TopologyState from "../TopologyState.js"
 import * as Calm from "./calm.js"
 import * as Lines from "./lines.js"
@@ -64,6 +65,8 @@ export const make = (options: MonitorOptions): Effect.Effect<Topology, never, Sc
     /** Ends with the present phase. */
     let phaseEnd = yield* Deferred.make<void>()
     const wake = yield* Queue.sliding<void>(1)
+    const claimants = new Set<string>()
+    const listeners = new Set<(state: TopologyState.TopologyState) => void>()
     let confirmedAt = -Infinity
     let closed = false
 
@@ -86,8 +89,12 @@ export const make = (options: MonitorOptions): Effect.Effect<Topology, never, Sc
             }
             break
         }
-        return Deferred.succeed(ended, void 0)
+        // Who wanted the writer to be asked in this phase has their answer by now.
+        return Effect.zipRight(Queue.takeAll(wake), Deferred.succeed(ended, void 0))
       })
+
+    const remember = ({ host, role }: Observation) =>
+      role === "writer" ? claimants.add(Host.address(host)) : claimants.delete(Host.address(host))
 
     /** The state changes and everybody who waits for the change is woken in one step. */
     const dispatch = (event: Event): Effect.Effect<void> =>
@@ -97,14 +104,15 @@ export const make = (options: MonitorOptions): Effect.Effect<Topology, never, Sc
           const after = TopologyState.reduce(before, event, now, settings)
           if (after === before) return Effect.void
           MutableRef.set(state, after)
+          if (event._tag === "Observed") remember(event.observation)
+          const isSamePhase = before.phase._tag === after.phase._tag && before.epoch === after.epoch
+          if (!isSamePhase) for (const listener of listeners) listener(after)
           if (after.epoch > before.epoch) confirmedAt = now
           const publish = TopologyState.isSameView(before, after)
             ? Effect.void
             : SubscriptionRef.set(published, after)
           // Also from one writer to the next without a search: the line to the old one is of no use.
-          return before.phase._tag === after.phase._tag && before.epoch === after.epoch
-            ? publish
-            : Effect.zipRight(endPhase(after), publish)
+          return isSamePhase ? publish : Effect.zipRight(endPhase(after), publish)
         })
       )
 
@@ -117,6 +125,8 @@ export const make = (options: MonitorOptions): Effect.Effect<Topology, never, Sc
       }),
       current,
       dispatch,
+      observed: (observation) => Lines.defective(dispatch({ _tag: "Observed", observation })),
+      claimants,
       probeFailed: (probed, { description, rejection }) =>
         dispatch({ _tag: "ProbeFailed", probed, error: description, rejection }),
       refreshRate: jittered(options.refreshRate),
@@ -124,7 +134,13 @@ export const make = (options: MonitorOptions): Effect.Effect<Topology, never, Sc
     }
 
     const calm = (line: Lines.Line | undefined, ended: Deferred.Deferred<void>) =>
-      Calm.run(monitored, { line, ended, wake, listens: options.push === "always" })
+      Calm.run(monitored, {
+        line,
+        ended,
+        wake,
+        changes: published.changes,
+        listens: options.push === "always"
+      })
 
     // The phase and the end of that very phase are read in one go. In between a fiber may be put aside;
     // then it would wait for the end of a phase that it never served.
@@ -220,6 +236,10 @@ export const make = (options: MonitorOptions): Effect.Effect<Topology, never, Sc
       refresh,
       settled,
       reportLost: (epoch) => dispatch({ _tag: "WriterLost", epoch }),
-      unsafeCurrent: current
+      unsafeCurrent: current,
+      unsafeOnChange: (listener) => {
+        listeners.add(listener)
+        return () => listeners.delete(listener)
+      }
     }
   })

@@ -65,6 +65,16 @@ export const make = (options: {
         })
       )
 
+    // In the step of the confirmation: whoever waits for the old pool, or holds a connection of it, must
+    // not reach the old writer even once more.
+    const ended = topology.unsafeOnChange((state) => {
+      const writer = confirmedWriter(state)
+      if (writer !== undefined && current !== undefined && current.pool.epoch < writer.epoch) {
+        current.pool.cut()
+      }
+    })
+    yield* Effect.addFinalizer(() => Effect.sync(ended))
+
     return {
       ready,
       current: () => current?.pool,

@@ -7,7 +7,7 @@ import type { Duration } from "effect"
 import { Deferred, Effect, FiberMap } from "effect"
 import * as Host from "../Host.js"
 import type { SourceError } from "../TopologySource.js"
-import type { Event, TopologyState } from "../TopologyState.js"
+import type { Event, Observation, TopologyState } from "../TopologyState.js"
 import type { Line, Lines } from "./lines.js"
 import { close } from "./lines.js"
 import { targets } from "./membership.js"
@@ -17,6 +17,10 @@ export interface Monitored {
   readonly lines: Lines
   readonly current: () => TopologyState
   readonly dispatch: (event: Event) => Effect.Effect<void>
+  /** An answer that cannot be understood is its source's fault. */
+  readonly observed: (observation: Observation) => Effect.Effect<void, SourceError>
+  /** The addresses of those who said last that they are the writer, whether they were believed or not. */
+  readonly claimants: ReadonlySet<string>
   readonly probeFailed: (host: Host.Host, error: SourceError) => Effect.Effect<void>
   /** With jitter. */
   readonly refreshRate: Effect.Effect<Duration.Duration>
@@ -30,11 +34,11 @@ const probe = (
   held: Map<string, Line>,
   onAnswer: Effect.Effect<void>
 ): Effect.Effect<never> => {
-  const { current, dispatch, highRefreshRate, lines, probeFailed } = monitored
+  const { current, highRefreshRate, lines, observed, probeFailed } = monitored
   const isSearching = () => current().phase._tag === "Searching"
   const askAgainAndAgain = (line: Line) =>
     lines.ask(line).pipe(
-      Effect.flatMap((observation) => dispatch({ _tag: "Observed", observation })),
+      Effect.flatMap(observed),
       Effect.zipRight(onAnswer),
       // The line to a confirmed writer is handed over: no question may be under way on it.
       Effect.zipRight(
@@ -71,7 +75,7 @@ export const run = (
     const { current } = monitored
     const held = new Map<string, Line>()
     const probing = Effect.gen(function* () {
-      const probes = yield* FiberMap.make<string>()
+      const probes = yield* FiberMap.make<string, never, never>()
       const probeTargets: Effect.Effect<void> = Effect.suspend(() =>
         Effect.forEach(
           targets(current()),
@@ -83,7 +87,8 @@ export const run = (
         )
       )
       yield* probeTargets
-      yield* Deferred.await(ended)
+      // A probe that dies takes the search with it, and the monitor begins another one.
+      yield* Effect.raceFirst(Deferred.await(ended), FiberMap.join(probes))
     })
     const keepWriters = Effect.suspend(() => {
       const { phase, writer } = current()
@@ -96,7 +101,7 @@ export const run = (
     })
     return probing.pipe(
       Effect.scoped,
-      Effect.onInterrupt(() => Effect.forEach(held.values(), close, { discard: true })),
+      Effect.onError(() => Effect.forEach(held.values(), close, { discard: true })),
       Effect.zipRight(keepWriters)
     )
   })

@@ -24,29 +24,24 @@
  * @since 0.1.0
  */
 import { Reactivity } from "@effect/experimental"
-import type { SqlError } from "@effect/sql"
-import { SqlClient, Statement } from "@effect/sql"
-import { PgClient } from "@effect/sql-pg"
-import type { ConfigError, Scope, Duration, Redacted } from "effect"
-import { Config, Context, Effect, Layer, Option, Stream } from "effect"
+import type { SqlClient, SqlError, Statement } from "@effect/sql"
+import type { PgClient } from "@effect/sql-pg"
+import type { ConfigError, Scope, Duration, Redacted, Stream } from "effect"
+import { Config, Effect, Layer, Option } from "effect"
 import type { ConnectionOptions } from "node:tls"
-import * as Pg from "pg"
+import type * as Pg from "pg"
 import type { CommitResolution } from "../CommitResolution.js"
 import type { ListenEvent } from "../Connector.js"
 import type { Dialect } from "../Dialect.js"
-import type { ClusterIdConflict, ConfigurationError } from "../Errors.js"
-import { FailoverFailed } from "../Errors.js"
+import type { ClusterIdConflict, ConfigurationError, FailoverFailed } from "../Errors.js"
 import type { Rule } from "../ErrorClassifier.js"
-import * as ErrorClassifier from "../ErrorClassifier.js"
-import type { FailoverMode } from "../Failover.js"
-import { Failover } from "../Failover.js"
+import type { Failover, FailoverMode } from "../Failover.js"
 import type { Host } from "../Host.js"
-import { share } from "../internal/clusters.js"
 import * as PgConnector from "../internal/pg/connector.js"
+import * as PgClientInternal from "./internal/pgClient.js"
 import { check } from "./internal/pgOptions.js"
-import * as SqlFailover from "../SqlFailover.js"
-import * as SqlTopologySource from "../SqlTopologySource.js"
-import * as Topology from "../Topology.js"
+import type * as SqlFailover from "../SqlFailover.js"
+import type * as Topology from "../Topology.js"
 import type { Rejection } from "../TopologyState.js"
 
 /**
@@ -75,13 +70,19 @@ export interface PgOptions {
    * Known for RDS host names, required for IP addresses and names of one's own.
    */
   readonly instanceHostPattern?: string | undefined
+  /**
+   * The same for each region of an Aurora Global Database: `{ "us-east-1": "?.us.db.internal", ... }`.
+   * Known for the regions of RDS host names.
+   */
+  readonly globalInstanceHostPatterns?: Readonly<Record<string, string>> | undefined
   /** Where an instance is really reached: for tunnels and mapped ports. */
   readonly translateAddress?:
     ((host: Host) => { readonly host: string; readonly port: number }) | undefined
   /** Layers with one cluster id share one topology. Default: derived from the hosts. */
   readonly clusterId?: string | undefined
   /** How the cluster tells its topology. Default `"auto"`: the server is asked. */
-  readonly dialect?: "auto" | "pg" | "aurora-pg" | Dialect | undefined
+  readonly dialect?:
+    "auto" | "pg" | "aurora-pg" | "aurora-global-pg" | "multi-az-pg" | Dialect | undefined
 
   /** Which hosts a failover may end on. Default `"strict-writer"`. */
   readonly failoverMode?: FailoverMode | undefined
@@ -91,6 +92,18 @@ export interface PgOptions {
   readonly topologyRefreshRate?: Duration.DurationInput | undefined
   /** Pause between two topology queries in a search, and for 30 s after it. Default 100 ms. */
   readonly topologyHighRefreshRate?: Duration.DurationInput | undefined
+  /**
+   * When a wait is parked on hosts, so that a promotion is heard within milliseconds: `"search"`, `"always"`
+   * (one connection to each host, also in calm) or `"never"`. Default `"search"`.
+   */
+  readonly topologyPush?: Topology.Push | undefined
+  /** No extra topology query for this long after a writer was confirmed. Default: none is left out. */
+  readonly ignoreTopologyRefresh?: Duration.DurationInput | undefined
+  /**
+   * How the monitor connects, where that is not as the clients do. Layers that share a topology may each say
+   * it; a host that rejects the one is asked with the next.
+   */
+  readonly monitoring?: MonitoringOptions | undefined
   /** Connect while the layer is built, failing over if need be; it fails if there is no writer. Default `false`. */
   readonly connectFailover?: boolean | undefined
   /** Wait this long for the first topology while the layer is built; then go on without. Default: not at all. */
@@ -138,6 +151,24 @@ export interface PgOptions {
 }
 
 /**
+ * Whatever is left out is as for the clients.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface MonitoringOptions {
+  readonly username?: string | undefined
+  readonly password?: PgOptions["password"]
+  readonly database?: string | undefined
+  /** Default `"effect-failover"`, or `applicationName`, and `monitor`. */
+  readonly applicationName?: string | undefined
+  /** For one connection, log-in included. Default `connectTimeout`. */
+  readonly connectTimeout?: Duration.DurationInput | undefined
+  /** For one topology query; a host that takes longer counts as lost. Default `connectTimeout`. */
+  readonly queryTimeout?: Duration.DurationInput | undefined
+}
+
+/**
  * @since 0.1.0
  * @category models
  */
@@ -163,28 +194,6 @@ export interface PgFailover {
  */
 export type PgLayerError = ConfigurationError | ClusterIdConflict | FailoverFailed | Rejection
 
-const sessionSetupOf = (setup: PgOptions["sessionSetup"]): SqlFailover.Options["sessionSetup"] =>
-  typeof setup === "string" ? (sql) => sql.unsafe(setup).unprepared : setup
-
-const connectEagerly = (
-  options: PgOptions,
-  waitForTopology: Duration.Duration | undefined,
-  { failover, topology }: PgFailover
-): Effect.Effect<void, FailoverFailed | Rejection> =>
-  Effect.gen(function* () {
-    if (waitForTopology !== undefined) {
-      yield* topology.awaitWriter({ timeout: waitForTopology }).pipe(
-        Effect.catchIf(
-          (error) => error instanceof FailoverFailed,
-          () => Effect.void
-        )
-      )
-    }
-    if (options.connectFailover === true) {
-      yield* failover.recover({ epoch: topology.unsafeCurrent().epoch, cause: undefined })
-    }
-  })
-
 /**
  * The client and what moves it. Connects to nothing unless told to.
  *
@@ -196,12 +205,7 @@ export const make = (
 ): Effect.Effect<PgFailover, PgLayerError, Scope.Scope | Reactivity.Reactivity> =>
   Effect.gen(function* () {
     const checked = yield* check(options)
-    const classifier = ErrorClassifier.make([
-      ...(options.errorRules ?? []),
-      ...ErrorClassifier.postgres,
-      ...ErrorClassifier.transport
-    ])
-    const connector = PgConnector.make({
+    const connection = {
       username: checked.username,
       database: checked.database,
       password: checked.password,
@@ -210,99 +214,18 @@ export const make = (
       queryTimeout: checked.queryTimeout,
       prepareStatements: options.prepareStatements ?? true,
       types: options.types
-    })
-    const source = SqlTopologySource.make({
-      connector,
-      dialects: checked.dialects,
-      classifier,
-      connectTimeout: checked.connectTimeout,
-      hostOf: checked.hostOf
-    })
-    const { budget, topology } = yield* share({
-      clusterId: checked.clusterId,
-      description: checked.description,
-      make: Topology.make({
-        clusterId: checked.clusterId,
-        seeds: checked.seeds,
-        source,
-        refreshRate: checked.topologyRefreshRate,
-        highRefreshRate: checked.topologyHighRefreshRate,
-        probeTimeout: checked.connectTimeout
-      })
-    })
-    const { client, failover, notifications, stats } = yield* SqlFailover.make({
-      topology,
-      budget,
-      connector,
-      classifier,
-      dialect: source.dialect,
-      compiler: PgClient.makeCompiler(options.transformQueryNames, options.transformJson),
-      transformRows:
-        options.transformResultNames === undefined
+    }
+    const { credentials } = checked.monitoring
+    return yield* PgClientInternal.make({
+      options,
+      checked,
+      connector: PgConnector.make(connection),
+      monitor:
+        credentials === undefined
           ? undefined
-          : Statement.defaultTransforms(options.transformResultNames, options.transformJson).array,
-      spanAttributes: [
-        ...Object.entries(options.spanAttributes ?? {}),
-        ["db.system.name", connector.system],
-        ["db.namespace", checked.database ?? checked.username ?? "postgres"]
-      ],
-      pool: checked.pool,
-      connectTimeout: checked.connectTimeout,
-      failoverMode: checked.failoverMode,
-      failoverTimeout: checked.failoverTimeout,
-      commitResolution: checked.commitResolution,
-      sessionSetup: sessionSetupOf(options.sessionSetup)
+          : PgConnector.make({ ...connection, ...credentials, queryTimeout: undefined })
     })
-    const listen: PgFailover["listen"] = (channel) =>
-      Stream.filter(
-        notifications(`LISTEN ${Pg.escapeIdentifier(channel)}`),
-        (event) => event._tag === "Moved" || event.channel === channel
-      )
-    const pgClient: PgClient.PgClient = Object.assign(client, {
-      [PgClient.TypeId]: PgClient.TypeId,
-      config: {
-        host: checked.seeds[0].host,
-        port: checked.seeds[0].port,
-        database: checked.database,
-        username: checked.username,
-        ssl: checked.ssl,
-        applicationName: checked.applicationName,
-        maxConnections: checked.pool.maxConnections,
-        minConnections: checked.pool.minConnections
-      },
-      json,
-      listen: (channel: string) =>
-        listen(channel).pipe(
-          Stream.tap((event) =>
-            event._tag === "Moved"
-              ? Effect.logWarning(
-                  `listening to ${channel} on ${event.to.id} now; notifications may have been missed`
-                )
-              : Effect.void
-          ),
-          Stream.filterMap((event) =>
-            event._tag === "Notification" && event.payload !== ""
-              ? Option.some(event.payload)
-              : Option.none()
-          )
-        ),
-      notify: (channel: string, payload: string) =>
-        Effect.asVoid(client.unsafe("SELECT pg_catalog.pg_notify($1, $2)", [channel, payload]))
-    })
-    const made: PgFailover = { client: pgClient, topology, failover, listen, stats }
-    yield* connectEagerly(options, checked.waitForTopology, made)
-    return made
   })
-
-/** The custom segment that `PgClient.makeCompiler` compiles. */
-const json = Statement.custom<PgClient.PgCustom>("PgJson")
-
-const contextOf = ({ client, failover, topology }: PgFailover) =>
-  Context.make(PgClient.PgClient, client).pipe(
-    Context.add(SqlClient.SqlClient, client),
-    Context.add(Topology.Topology, topology),
-    Context.add(Failover, failover)
-  )
 
 /**
  * Everything that the layer provides.
@@ -320,7 +243,9 @@ export type Provided = PgClient.PgClient | SqlClient.SqlClient | Topology.Topolo
  * @category layers
  */
 export const layer = (options: PgOptions): Layer.Layer<Provided, PgLayerError> =>
-  Layer.scopedContext(Effect.map(make(options), contextOf)).pipe(Layer.provide(Reactivity.layer))
+  Layer.scopedContext(Effect.map(make(options), PgClientInternal.contextOf)).pipe(
+    Layer.provide(Reactivity.layer)
+  )
 
 /**
  * `layer` with options from `Config`: `Pg.layerConfig(Pg.config)` reads all of them.
@@ -331,9 +256,9 @@ export const layer = (options: PgOptions): Layer.Layer<Provided, PgLayerError> =
 export const layerConfig = (
   config: Config.Config.Wrap<PgOptions>
 ): Layer.Layer<Provided, PgLayerError | ConfigError.ConfigError> =>
-  Layer.scopedContext(Effect.map(Effect.flatMap(Config.unwrap(config), make), contextOf)).pipe(
-    Layer.provide(Reactivity.layer)
-  )
+  Layer.scopedContext(
+    Effect.map(Effect.flatMap(Config.unwrap(config), make), PgClientInternal.contextOf)
+  ).pipe(Layer.provide(Reactivity.layer))
 
 const optional = <A>(config: Config.Config<A>): Config.Config<A | undefined> =>
   Config.map(Config.option(config), Option.getOrUndefined)
@@ -341,10 +266,24 @@ const optional = <A>(config: Config.Config<A>): Config.Config<A | undefined> =>
 const list = (name: string): Config.Config<ReadonlyArray<string>> =>
   Config.map(Config.string(name), (text) => text.split(",").map((_) => _.trim()))
 
+/** `key=value, key=value`; without `=`, the value is empty, and refused with the option's own words. */
+const record = (name: string): Config.Config<Readonly<Record<string, string>>> =>
+  Config.map(list(name), (entries) =>
+    Object.fromEntries(
+      entries.map((entry) => {
+        const [key = "", ...value] = entry.split("=")
+        return [key.trim(), value.join("=").trim()]
+      })
+    )
+  )
+
 /**
  * Every option that can be written as text, by its name in capitals: `HOSTS` (comma-separated), `URL`,
- * `PORT`, `DATABASE`, `USERNAME`, `PASSWORD`, `SSL`, `INSTANCE_HOST_PATTERN`, `CLUSTER_ID`, `DIALECT`,
+ * `PORT`, `DATABASE`, `USERNAME`, `PASSWORD`, `SSL`, `INSTANCE_HOST_PATTERN`,
+ * `GLOBAL_INSTANCE_HOST_PATTERNS` (`us-east-1=?.us.db.internal, ...`), `CLUSTER_ID`, `DIALECT`,
  * `FAILOVER_MODE`, `FAILOVER_TIMEOUT`, `TOPOLOGY_REFRESH_RATE`, `TOPOLOGY_HIGH_REFRESH_RATE`,
+ * `TOPOLOGY_PUSH`, `IGNORE_TOPOLOGY_REFRESH`, `MONITORING_USERNAME`, `MONITORING_PASSWORD`,
+ * `MONITORING_DATABASE`, `MONITORING_CONNECT_TIMEOUT`, `MONITORING_QUERY_TIMEOUT`,
  * `CONNECT_FAILOVER`, `WAIT_FOR_TOPOLOGY`, `CONNECT_TIMEOUT`, `QUERY_TIMEOUT`, `PREPARE_STATEMENTS`,
  * `ACQUIRE_TIMEOUT`,
  * `MAX_CONNECTIONS`, `MIN_CONNECTIONS`, `IDLE_TIMEOUT`, `CONNECTION_TTL`, `COMMIT_RESOLUTION`,
@@ -380,12 +319,28 @@ export const config: Config.Config<PgOptions> = Config.all({
   password: optional(Config.redacted("PASSWORD")),
   ssl: optional(Config.boolean("SSL")),
   instanceHostPattern: optional(Config.string("INSTANCE_HOST_PATTERN")),
+  globalInstanceHostPatterns: optional(record("GLOBAL_INSTANCE_HOST_PATTERNS")),
   clusterId: optional(Config.string("CLUSTER_ID")),
-  dialect: optional(Config.literal("auto", "pg", "aurora-pg")("DIALECT")),
+  dialect: optional(
+    Config.literal("auto", "pg", "aurora-pg", "aurora-global-pg", "multi-az-pg")("DIALECT")
+  ),
   failoverMode: optional(Config.literal("strict-writer")("FAILOVER_MODE")),
   failoverTimeout: optional(Config.duration("FAILOVER_TIMEOUT")),
   topologyRefreshRate: optional(Config.duration("TOPOLOGY_REFRESH_RATE")),
   topologyHighRefreshRate: optional(Config.duration("TOPOLOGY_HIGH_REFRESH_RATE")),
+  topologyPush: optional(Config.literal("search", "always", "never")("TOPOLOGY_PUSH")),
+  ignoreTopologyRefresh: optional(Config.duration("IGNORE_TOPOLOGY_REFRESH")),
+  monitoring: Config.nested(
+    Config.all({
+      username: optional(Config.string("USERNAME")),
+      password: optional(Config.redacted("PASSWORD")),
+      database: optional(Config.string("DATABASE")),
+      applicationName: optional(Config.string("APPLICATION_NAME")),
+      connectTimeout: optional(Config.duration("CONNECT_TIMEOUT")),
+      queryTimeout: optional(Config.duration("QUERY_TIMEOUT"))
+    }),
+    "MONITORING"
+  ),
   connectFailover: optional(Config.boolean("CONNECT_FAILOVER")),
   waitForTopology: optional(Config.duration("WAIT_FOR_TOPOLOGY")),
   connectTimeout: optional(Config.duration("CONNECT_TIMEOUT")),

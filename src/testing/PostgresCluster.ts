@@ -35,11 +35,15 @@ export {
  * - `aurora`: the same, with the catalog functions by which Aurora PostgreSQL tells its topology
  *   (`aurora_replica_status()`, `aurora_db_instance_identifier()`, `aurora_version()`, `rds.extensions` in `pg_settings`),
  *   answered from the real state of the replication.
+ * - `aurora-global`: an Aurora Global Database: the nodes are in two regions in turn (`node.region`). The functions of
+ *   `aurora`, which list a node's own region, and `aurora_global_db_status()`, `aurora_global_db_instance_status()`.
+ * - `multi-az`: an RDS Multi-AZ DB cluster: `show_topology()` and the functions that tell the writer, in the schema
+ *   `rds_tools`, which is open to superusers and to those whom it is granted.
  *
  * @since 0.1.0
  * @category models
  */
-export type Flavor = "streaming" | "aurora"
+export type Flavor = "streaming" | "aurora" | "aurora-global" | "multi-az"
 
 /**
  * Whether a commit waits until a standby has it.
@@ -101,6 +105,8 @@ export interface Node {
   readonly port: number
   /** Of the server itself: what the other nodes and `query` use. */
   readonly serverPort: number
+  /** The AWS region that the node says it is in, in the flavor `aurora-global`. */
+  readonly region?: string
   /** Breaks the network between clients and this node. */
   readonly proxy: FaultProxy.FaultProxy
 }
@@ -186,8 +192,14 @@ export interface PostgresCluster {
    * Makes a standby the primary: the given one, else the running one that has received most. Returns as soon as it
    * accepts writes; the other standbys are re-pointed at the same moment, and commits wait for one of them unless none
    * can follow. The old primary is left as it is: kill or stop it before, or there are two. `rejoin` brings it back.
+   *
+   * With `alone`, commits wait for no standby until one is known to follow, as with Patroni's synchronous mode: the
+   * first of them are answered sooner, and lost if this primary dies before that.
    */
-  readonly promote: (node?: Node) => Effect.Effect<Promotion, PostgresClusterError>
+  readonly promote: (
+    node?: Node,
+    options?: { readonly alone?: boolean }
+  ) => Effect.Effect<Promotion, PostgresClusterError>
   /**
    * Makes a node a standby of the present primary by a new clone, whatever it was before and whether it runs or not.
    * Returns when it has replayed what the primary had written.

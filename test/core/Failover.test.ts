@@ -58,6 +58,7 @@ const scriptedTopology = Effect.gen(function* () {
         if (before.phase._tag !== "Calm" || state.phase._tag === "Calm") return Effect.void
         return Effect.sync(() => void (settledBy = Deferred.unsafeMake(FiberId.none)))
       }),
+    unsafeOnChange: () => () => {},
     unsafeCurrent: () => state
   }
   const elect = (name: string): Effect.Effect<unknown> =>

@@ -1,10 +1,9 @@
 import { assert, describe, expectTypeOf, it } from "@effect/vitest"
 import type { SqlClient } from "@effect/sql"
 import type { PgClient } from "@effect/sql-pg"
-import { Config, ConfigProvider, Duration, Effect, Either, Layer, Option, Redacted } from "effect"
+import { Config, ConfigProvider, Context, Duration, Effect, Either, Layer, Redacted } from "effect"
 import type { ConfigError } from "effect"
-import { ClusterEndpoint, Errors, Host } from "effect-failover"
-import type { Failover, Topology } from "effect-failover"
+import { ClusterEndpoint, Errors, Failover, Host, Topology } from "effect-failover"
 import * as Pg from "effect-failover/layers/Pg"
 import { check } from "../../src/layers/internal/pgOptions.js"
 import { parseUrl } from "../../src/layers/internal/pgUrl.js"
@@ -18,6 +17,12 @@ const right = <A>(either: Either.Either<A, Errors.ConfigurationError>) =>
 const parse = (text: string) => Host.parse(text, { defaultPort: 5432, field: "hosts" })
 
 describe("Host.parse", () => {
+  it("a hostile name is refused as fast as any other", () => {
+    for (const name of [":".repeat(20_000) + "x", `[${":".repeat(20_000)}x`]) {
+      assert.isTrue(Either.isLeft(parse(name)))
+    }
+  })
+
   const good: ReadonlyArray<readonly [string, string, number]> = [
     ["db", "db", 5432],
     ["db-1.internal", "db-1.internal", 5432],
@@ -84,66 +89,6 @@ describe("Host.parse", () => {
       const host = right(parse(text))
       assert.deepStrictEqual(right(parse(Host.address(host))), host)
     }
-  })
-})
-
-describe("ClusterEndpoint", () => {
-  const patterns: ReadonlyArray<readonly [string, string | undefined]> = [
-    ["mydb.cluster-abc123.eu-west-1.rds.amazonaws.com", "?.abc123.eu-west-1.rds.amazonaws.com"],
-    ["mydb.cluster-ro-abc123.eu-west-1.rds.amazonaws.com", "?.abc123.eu-west-1.rds.amazonaws.com"],
-    ["x.cluster-custom-abc123.eu-west-1.rds.amazonaws.com", "?.abc123.eu-west-1.rds.amazonaws.com"],
-    ["p.proxy-abc123.eu-west-1.rds.amazonaws.com", "?.abc123.eu-west-1.rds.amazonaws.com"],
-    ["inst-1.abc123.eu-west-1.rds.amazonaws.com", "?.abc123.eu-west-1.rds.amazonaws.com"],
-    ["d.cluster-abc.cn-north-1.rds.amazonaws.com.cn", "?.abc.cn-north-1.rds.amazonaws.com.cn"],
-    ["db.internal", undefined],
-    ["10.0.0.1", undefined],
-    ["::1", undefined],
-    ["evil-rds.amazonaws.com.example.com", undefined]
-  ]
-  for (const [name, expected] of patterns) {
-    it(`${name}: ${expected ?? "no pattern"}`, () => {
-      const found = ClusterEndpoint.patternOf(Host.make({ host: name, port: 5432 }))
-      assert.strictEqual(Option.getOrUndefined(found)?.pattern, expected)
-    })
-  }
-
-  it("a pattern makes the instance's host, with its own port or the default", () => {
-    const pattern = right(ClusterEndpoint.parsePattern("?.DB.internal:5433"))
-    assert.deepStrictEqual(
-      ClusterEndpoint.instanceHost(pattern, "Inst-1", 1),
-      Host.make({ id: "Inst-1", host: "inst-1.db.internal", port: 5433 })
-    )
-    const plain = right(ClusterEndpoint.parsePattern("?.db"))
-    assert.strictEqual(ClusterEndpoint.instanceHost(plain, "a", 7).port, 7)
-  })
-
-  it("an instance identifier is taken literally", () => {
-    const pattern = right(ClusterEndpoint.parsePattern("?.db"))
-    assert.strictEqual(ClusterEndpoint.instanceHost(pattern, "a$&b", 1).host, "a$&b.db")
-  })
-
-  const bad: ReadonlyArray<readonly [string, RegExp]> = [
-    ["db.internal", /has no \?/],
-    ["", /has no \?/],
-    ["?.?.db", /more than one/],
-    ["?.proxy-abc.rds.amazonaws.com", /proxy/],
-    ["?.cluster-custom-abc.rds.amazonaws.com", /custom cluster endpoint/],
-    ["? .db", /host name/],
-    ["?.db:99999", /port/],
-    ["http://?.db", /URL/]
-  ]
-  for (const [text, problem] of bad) {
-    it(`the pattern ${JSON.stringify(text)} is refused`, () => {
-      const error = left(ClusterEndpoint.parsePattern(text))
-      assert.strictEqual(error.field, "instanceHostPattern")
-      assert.match(error.problem, problem)
-    })
-  }
-
-  it("the cluster id does not depend on the order of the seeds, and is never a constant", () => {
-    const [a, b] = [Host.make({ host: "a", port: 1 }), Host.make({ host: "b", port: 1 })]
-    assert.strictEqual(ClusterEndpoint.clusterIdOf([a, b]), ClusterEndpoint.clusterIdOf([b, a]))
-    assert.notStrictEqual(ClusterEndpoint.clusterIdOf([a]), ClusterEndpoint.clusterIdOf([b]))
   })
 })
 
@@ -354,6 +299,111 @@ describe("the options", () => {
       assert.notInclude(JSON.stringify(options), "secret")
     })
   )
+})
+
+describe("the endpoint", () => {
+  const domain = "abc123.eu-west-1.rds.amazonaws.com"
+  const writer = `shop.cluster-${domain}`
+  const reader = `shop.cluster-ro-${domain}`
+
+  it("tells how instances are addressed, on the port of the first host", () => {
+    const { hostOf } = right(check({ hosts: ["10.0.0.1:6000", reader] }))
+    assert.strictEqual(Host.address(right(hostOf("Shop-2"))), `shop-2.${domain}:6000`)
+  })
+
+  it("yields to a pattern of one's own", () => {
+    const { hostOf } = right(check({ hosts: writer, instanceHostPattern: "?.internal:6000" }))
+    assert.strictEqual(Host.address(right(hostOf("shop-2"))), "shop-2.internal:6000")
+  })
+
+  it("names the cluster: the same one for the writer, the reader, and both", () => {
+    const all = [writer, reader, `${writer.toUpperCase()}.`, [reader, writer]].map((hosts) =>
+      right(check({ hosts }))
+    )
+    assert.deepStrictEqual([...new Set(all.map((_) => _.clusterId))], [`${writer}:5432`])
+    assert.strictEqual(new Set(all.map((_) => _.description)).size, 1)
+  })
+
+  it("chooses the failover mode, of those that there are", () => {
+    const wanted = ClusterEndpoint.defaultFailoverMode([Host.make({ host: reader, port: 5432 })])
+    const isKnown = Failover.modes.some((_: string) => _ === wanted)
+    const modeOf = (options: Pg.PgOptions): string => right(check(options)).failoverMode
+    assert.strictEqual(modeOf({ hosts: reader }), isKnown ? wanted : "strict-writer")
+    assert.strictEqual(modeOf({ hosts: writer }), "strict-writer")
+    assert.strictEqual(modeOf({ hosts: reader, failoverMode: "strict-writer" }), "strict-writer")
+  })
+
+  it.scoped("shares the topology of its cluster", () =>
+    Effect.gen(function* () {
+      const [one, other] = yield* Effect.forEach([writer, reader], (hosts) =>
+        Layer.build(Pg.layer({ hosts }))
+      )
+      assert.isDefined(one)
+      assert.isDefined(other)
+      const [a, b] = [one, other].map(Context.get(Topology.Topology))
+      assert.strictEqual(a, b)
+    })
+  )
+
+  const aurora = "aurora-pg"
+  const needed: Record<string, readonly [Pg.PgOptions, ReadonlyArray<string>]> = {
+    "an IP address": [
+      { hosts: "10.0.0.1", dialect: aurora },
+      ['"10.0.0.1" is an IP address', '"?.db.internal"']
+    ],
+    "an IPv6 address": [{ hosts: "[::1]:6000", dialect: aurora }, ['"::1" is an IP address']],
+    "a name of one's own": [
+      { hosts: "db.example.com", dialect: aurora },
+      ['"db.example.com" is not an RDS name', `"?.${domain}:5432"`]
+    ],
+    "a name of one's own in a URL": [
+      { url: Redacted.make("postgres://u:secret@db.example.com/d"), dialect: aurora },
+      ['"db.example.com" is not an RDS name']
+    ],
+    "a proxy": [
+      { hosts: `front.proxy-${domain}`, dialect: aurora },
+      ["is an RDS Proxy", "does its own failover", `"mydb.cluster-${domain}"`]
+    ],
+    "a global writer endpoint": [
+      { hosts: "world.global-abc123.global.rds.amazonaws.com", dialect: aurora },
+      ["global writer endpoint", "cluster endpoint of one region"]
+    ],
+    "a pattern that is a proxy": [
+      { hosts: "10.0.0.1", instanceHostPattern: `?.proxy-${domain}` },
+      [`"?.proxy-${domain}" is the name of a proxy`, 'leave out "proxy-"', '"?.db.internal"']
+    ],
+    "a pattern that is a custom cluster endpoint": [
+      { hosts: "10.0.0.1", instanceHostPattern: `?.cluster-custom-${domain}` },
+      ["is the name of a custom cluster endpoint", 'leave out "cluster-custom-"']
+    ],
+    "a pattern that is a cluster endpoint": [
+      { hosts: "10.0.0.1", instanceHostPattern: `?.cluster-${domain}` },
+      ["is the name of an endpoint", 'leave out "cluster-"']
+    ],
+    "a pattern without a place for the identifier": [
+      { hosts: "10.0.0.1", instanceHostPattern: "db.internal" },
+      ["has no ?", '"?.db.internal"']
+    ]
+  }
+  for (const [what, [options, parts]] of Object.entries(needed)) {
+    it.scoped(`${what}: the layer fails, and says what to write`, () =>
+      Effect.gen(function* () {
+        const error = yield* Effect.flip(Layer.build(Pg.layer(options)))
+        assert.instanceOf(error, Errors.ConfigurationError)
+        for (const part of ["`instanceHostPattern`", ...parts]) assert.include(error.message, part)
+        assert.notInclude(error.message, "secret")
+      })
+    )
+  }
+
+  it("without a pattern is refused as late as the cluster lists its instances", () => {
+    const { hostOf } = right(check({ hosts: "10.0.0.1" }))
+    assert.include(left(hostOf("shop-1")).message, '"10.0.0.1" is an IP address')
+  })
+
+  it("needs no pattern for plain PostgreSQL", () => {
+    assert.isTrue(Either.isRight(check({ hosts: "10.0.0.1", dialect: "pg" })))
+  })
 })
 
 describe("the types", () => {

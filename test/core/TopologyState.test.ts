@@ -7,13 +7,14 @@ import { fileURLToPath } from "node:url"
 const { Event } = TopologyState
 const SPEC = fileURLToPath(new URL("../spec/topology/", import.meta.url))
 
-const defaults: TopologyState.Settings = {
-  reelectionGrace: TopologyState.DEFAULT_REELECTION_GRACE,
-  highRatePeriod: TopologyState.DEFAULT_HIGH_RATE_PERIOD,
-  stableAgreement: TopologyState.DEFAULT_STABLE_AGREEMENT
+/** A short name, and a port where it is not 5432. */
+const host = (address: string) => {
+  const [name = address, port = "5432"] = address.split(":")
+  return Host.make({ id: address, host: name, port: Number(port) })
 }
 
-const host = (name: string) => Host.make({ id: name, host: name, port: 5432 })
+/** The short name again. */
+const nameOf = ({ host, port }: Host.Host) => (port === 5432 ? host : `${host}:${port}`)
 
 const rejection = (name: string, reason: Errors.RejectionReason) =>
   new Errors.ConnectionRejected({
@@ -42,7 +43,9 @@ const SpecEvent = Schema.Union(
     via: Schema.optional(Schema.String),
     epoch: Schema.optional(Schema.Number),
     start: Schema.optional(Schema.String),
-    members: table(Schema.Union(Said, Schema.Tuple(Said, Schema.Number)))
+    members: table(Schema.Union(Said, Schema.Tuple(Said, Schema.Number))),
+    partial: Schema.optional(Schema.Literal(true)),
+    asOf: Schema.optional(Schema.Number)
   }),
   Schema.Struct({
     fails: Schema.String,
@@ -55,6 +58,7 @@ const Expected = Schema.Struct({
   phase: Schema.optional(Schema.Literal("Idle", "Searching", "Calm")),
   confirmed: nullable(Schema.String),
   writer: nullable(Schema.String),
+  verified: nullable(Schema.Boolean),
   probed: Schema.optional(Schema.String),
   epoch: Schema.optional(Schema.Number),
   serverEpoch: nullable(Schema.Number),
@@ -64,6 +68,7 @@ const Expected = Schema.Struct({
   failures: table(Schema.Number),
   lastError: table(Schema.NullOr(Schema.String)),
   claim: nullable(Schema.String),
+  agreement: nullable(Schema.String),
   targets: Schema.optional(Schema.Array(Schema.String)),
   rejection: nullable(Reason),
   highRateUntil: Schema.optional(Schema.Number),
@@ -111,7 +116,9 @@ const eventOf = (event: typeof SpecEvent.Type): TopologyState.Event => {
           typeof member === "string"
             ? { host: host(name), role: member }
             : { host: host(name), role: member[0], lagMillis: member[1] }
-        )
+        ),
+      isWhole: event.partial === undefined,
+      asOf: event.asOf
     }
   })
 }
@@ -123,26 +130,30 @@ const outline = (
   expected: typeof Expected.Type
 ): unknown => {
   const { phase } = state
-  const claim = phase._tag === "Searching" ? phase.claim : undefined
+  const search = phase._tag === "Searching" ? phase : undefined
+  const name = (found: { readonly host: Host.Host } | undefined) =>
+    found === undefined ? null : nameOf(found.host)
   const of = <A>(hosts: Readonly<Record<string, unknown>>, f: (_: TopologyState.HostState) => A) =>
     Object.fromEntries(
-      state.hosts.flatMap((_) => (_.host.host in hosts ? [[_.host.host, f(_)]] : []))
+      state.hosts.flatMap((_) => (nameOf(_.host) in hosts ? [[nameOf(_.host), f(_)]] : []))
     )
   const shown = (_: TopologyState.HostState) => `${_.role} ${_.availability}`
   const all = {
     phase: phase._tag,
-    confirmed: TopologyState.confirmedWriter(state)?.host.host ?? null,
-    writer: state.writer?.host.host ?? null,
-    probed: state.writer?.probed.host,
+    confirmed: name(TopologyState.confirmedWriter(state)),
+    writer: name(state.writer),
+    verified: state.writer?.isVerified ?? null,
+    probed: state.writer && nameOf(state.writer.probed),
     epoch: state.epoch,
     serverEpoch: state.serverEpoch === undefined ? null : Number(state.serverEpoch),
-    hosts: Object.fromEntries(state.hosts.map((_) => [_.host.host, shown(_)])),
+    hosts: Object.fromEntries(state.hosts.map((_) => [nameOf(_.host), shown(_)])),
     knows: of(expected.knows ?? {}, shown),
     lag: of(expected.lag ?? {}, (_) => _.lagMillis),
     failures: of(expected.failures ?? {}, (_) => _.failures),
     lastError: of(expected.lastError ?? {}, (_) => _.lastError ?? null),
-    claim: claim?.host.host ?? null,
-    targets: TopologyState.targets(state).map((_) => _.host),
+    claim: name(search?.claim),
+    agreement: search?.agreement === undefined ? null : nameOf(search.agreement.writer),
+    targets: TopologyState.targets(state).map(nameOf),
     rejection:
       phase._tag === "Idle" && phase.rejection?._tag === "ConnectionRejected"
         ? phase.rejection.reason
@@ -195,7 +206,10 @@ const anyObservation: fc.Arbitrary<TopologyState.Observation> = fc.record({
       selector: (_) => _.host.host,
       maxLength: 3
     })
-  )
+  ),
+  isWhole: maybe(fc.boolean()),
+  // Within the margin of the first, and beyond it.
+  asOf: maybe(fc.constantFrom(100_000, 100_900, 102_000))
 })
 
 const anyEvent: fc.Arbitrary<TopologyState.Event> = fc.oneof(
@@ -220,36 +234,84 @@ const anyEvent: fc.Arbitrary<TopologyState.Event> = fc.oneof(
   }
 )
 
-const histories = fc.tuple(
-  fc.uniqueArray(fc.constantFrom(...names), { minLength: 1 }),
-  fc.array(fc.tuple(fc.nat(400), anyEvent), { minLength: 1, maxLength: 40 })
+/** What leads to an agreement: readers that name `a`, which is silent; and what may break it. */
+const word: fc.Arbitrary<TopologyState.Event> = fc.oneof(
+  {
+    arbitrary: fc.constantFrom("b", "c").map((name) =>
+      Event.Observed({
+        observation: {
+          probed: host(name),
+          host: host(name),
+          role: "reader",
+          members: ["a", "b", "c"].map((_) => ({
+            host: host(_),
+            role: _ === "a" ? "writer" : "reader"
+          }))
+        }
+      })
+    ),
+    weight: 8
+  },
+  {
+    arbitrary: fc.constant(
+      Event.ProbeFailed({ probed: host("a"), error: "down", rejection: undefined })
+    ),
+    weight: 4
+  },
+  { arbitrary: anyEvent, weight: 2 }
 )
+
+const eventsOf = (event: fc.Arbitrary<TopologyState.Event>) =>
+  fc.array(fc.tuple(fc.nat(400), event), { minLength: 1, maxLength: 40, size: "max" })
+
+const seedsOf = (...among: ReadonlyArray<string>) =>
+  fc.uniqueArray(fc.constantFrom(...among), { minLength: 1 })
+
+const histories = fc.oneof(
+  fc.tuple(seedsOf(...names), eventsOf(anyEvent)),
+  fc.tuple(seedsOf("a", "b", "c"), eventsOf(word))
+)
+
+/** The times are short enough to pass within a history. */
+const quick: TopologyState.Settings = {
+  reelectionGrace: Duration.millis(1000),
+  highRatePeriod: Duration.seconds(30),
+  stableAgreement: Duration.millis(600)
+}
 
 interface Step {
   readonly before: TopologyState.TopologyState
   readonly event: TopologyState.Event
+  readonly now: number
   readonly after: TopologyState.TopologyState
+}
+
+const run = ([seeds, events]: typeof histories extends fc.Arbitrary<infer A> ? A : never) => {
+  let state = TopologyState.initial({ clusterId: "spec", seeds: seeds.map(host) })
+  let now = 0
+  return events.map(([delay, event]): Step => {
+    const before = state
+    now += delay
+    state = TopologyState.reduce(before, event, now, quick)
+    return { before, event, now, after: state }
+  })
 }
 
 /** What must hold of every history of events, each with its delay. */
 const always = (name: string, holds: (history: ReadonlyArray<Step>) => void) =>
   it(name, () =>
     fc.assert(
-      fc.property(histories, ([seeds, events]) => {
-        let state = TopologyState.initial({ clusterId: "spec", seeds: seeds.map(host) })
-        let now = 0
-        holds(
-          events.map(([delay, event]) => {
-            const before = state
-            now += delay
-            state = TopologyState.reduce(before, event, now, defaults)
-            return { before, event, after: state }
-          })
-        )
-      }),
+      fc.property(histories, (history) => holds(run(history))),
       { numRuns: 1000 }
     )
   )
+
+/** The claim that this step is about. */
+const claimOf = (event: TopologyState.Event) =>
+  event._tag === "Observed" && event.observation.role === "writer" ? event.observation : undefined
+
+const isOnReadersWord = ({ phase, writer }: TopologyState.TopologyState) =>
+  phase._tag === "Calm" && writer?.isVerified === false
 
 const addresses = (state: TopologyState.TopologyState) => state.hosts.map((_) => _.host.host)
 
@@ -270,10 +332,7 @@ describe("in every history", () => {
   always("no writer is confirmed with an older epoch than one that a writer claimed", (history) => {
     let newest = 0n
     for (const { after, event } of history) {
-      const claimed =
-        event._tag === "Observed" && event.observation.role === "writer"
-          ? event.observation.serverEpoch
-          : undefined
+      const claimed = claimOf(event)?.serverEpoch
       if (claimed !== undefined && claimed > newest) newest = claimed
       const epoch = TopologyState.confirmedWriter(after)?.serverEpoch
       if (epoch !== undefined) assert.isTrue(epoch >= newest, `${epoch} after ${newest}`)
@@ -284,7 +343,8 @@ describe("in every history", () => {
     for (const { after } of history) {
       if (after.phase._tag !== "Calm") continue
       const writers = after.hosts.filter((_) => _.role === "writer").map((_) => _.host.host)
-      assert.deepStrictEqual(writers, [after.writer?.host.host])
+      if (isOnReadersWord(after)) assert.isAtMost(writers.length, 1)
+      else assert.deepStrictEqual(writers, [after.writer?.host.host])
     }
   })
 
@@ -303,10 +363,88 @@ describe("in every history", () => {
     }
   })
 
-  always("only an observation or a failure ends a search", (history) => {
+  const arrows: Record<string, ReadonlyArray<TopologyState.Event["_tag"]>> = {
+    "Idle > Searching": ["Needed"],
+    "Searching > Calm": ["Observed", "ProbeFailed"],
+    "Searching > Idle": ["ProbeFailed"],
+    "Calm > Searching": ["WriterLost", "Observed"]
+  }
+  const arrow = ({ after, before }: Step) =>
+    before.phase._tag === after.phase._tag
+      ? undefined
+      : `${before.phase._tag} > ${after.phase._tag}`
+
+  always("the phase changes along the documented arrows only", (history) => {
+    for (const step of history) {
+      const taken = arrow(step)
+      if (taken !== undefined) assert.include(arrows[taken] ?? [], step.event._tag, taken)
+    }
+  })
+
+  it("the histories are rich: they take every arrow, and their readers agree", () => {
+    const seen = new Set<string>()
+    for (const history of fc.sample(histories, { seed: 1, numRuns: 1000 })) {
+      for (const step of run(history)) {
+        const { after, before } = step
+        const isAgreed = isOnReadersWord(after)
+        seen.add(arrow(step) ?? "")
+        if (before.phase._tag === "Searching" && isAgreed) seen.add("agreed")
+        if (isOnReadersWord(before) && after.phase._tag === "Calm" && !isAgreed) {
+          seen.add("verified")
+        }
+      }
+    }
+    assert.includeMembers([...seen], [...Object.keys(arrows), "agreed", "verified"])
+  })
+
+  always("an outdated claim makes nobody the writer", (history) => {
     for (const { after, before, event } of history) {
-      if (before.phase._tag !== "Searching" || after.phase._tag === "Searching") continue
-      assert.include(["Observed", "ProbeFailed"], event._tag)
+      const claim = claimOf(event)
+      if (claim === undefined || after.writer === before.writer) continue
+      const { asOf, serverEpoch } = claim
+      const isOutdated =
+        serverEpoch === undefined
+          ? asOf !== undefined && before.asOf !== undefined && asOf < before.asOf - 1000
+          : before.serverEpoch !== undefined && serverEpoch < before.serverEpoch
+      const isClaimants = after.writer?.isVerified && Host.isSame(after.writer.host, claim.host)
+      assert.isFalse(isOutdated && isClaimants)
+    }
+  })
+
+  always("the age of the newest claim never decreases", (history) => {
+    for (const { after, before } of history) {
+      if (before.asOf !== undefined) assert.isAtLeast(after.asOf ?? 0, before.asOf)
+    }
+  })
+
+  always("while a claim stands, readers agree on nobody and end no search", (history) => {
+    for (const { after, before } of history) {
+      if (after.phase._tag === "Searching" && after.phase.claim !== undefined) {
+        assert.isUndefined(after.phase.agreement)
+      }
+      if (before.phase._tag === "Searching" && isOnReadersWord(after)) {
+        assert.isUndefined(before.phase.claim)
+      }
+    }
+  })
+
+  always("readers end a search only after they agreed for the time", (history) => {
+    for (const { after, before, now } of history) {
+      if (before.phase._tag !== "Searching" || !isOnReadersWord(after)) continue
+      const { agreement } = before.phase
+      assert.isAtLeast(now - (agreement?.since ?? now), 600)
+      assert.deepStrictEqual(agreement?.writer, after.writer?.host)
+      assert.strictEqual(after.epoch, before.epoch + 1)
+    }
+  })
+
+  always("who was the writer on the readers' word keeps its epoch when it speaks", (history) => {
+    for (const { after, before, event } of history) {
+      if (!isOnReadersWord(before) || after.phase._tag !== "Calm" || isOnReadersWord(after))
+        continue
+      if (after.writer?.host.host !== before.writer?.host.host) continue
+      assert.strictEqual(after.epoch, before.epoch)
+      assert.deepStrictEqual(claimOf(event)?.host, after.writer?.host)
     }
   })
 
@@ -320,6 +458,20 @@ describe("in every history", () => {
       }
     }
   )
+
+  always("by a list that may lack members no seed leaves, and nobody who answers", (history) => {
+    for (const { after, before, event } of history) {
+      if (event._tag !== "Observed" || event.observation.isWhole !== false) continue
+      // A claim that stood before may be confirmed by this answer, with a whole list of its own.
+      if (before.phase._tag === "Searching") continue
+      const known = before.hosts.filter(
+        (_) =>
+          _.availability === "available" || before.seeds.some((seed) => Host.isSame(seed, _.host))
+      )
+      const gone = known.filter((_) => !after.hosts.some((now) => Host.isSame(now.host, _.host)))
+      assert.isEmpty(gone.filter((_) => !Host.isSame(_.host, event.observation.probed)))
+    }
+  })
 
   always("somebody is asked in every search", (history) => {
     for (const { after } of history) assert.isNotEmpty(TopologyState.targets(after))

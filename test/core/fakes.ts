@@ -1,6 +1,5 @@
 /** What the tests of the core share: hosts, a scripted topology source, sessions that do nothing. */
-import type { Duration } from "effect"
-import { Deferred, Effect, Random, Stream } from "effect"
+import { Deferred, Duration, Effect, Random, Stream } from "effect"
 import { Connector, Errors, Host, TopologySource } from "effect-failover"
 import type { TopologyState } from "effect-failover"
 
@@ -22,28 +21,47 @@ export const evenly = Effect.withRandom(Random.fixed([0.5]))
 /** Runs what is ready to run; the clock stands still. */
 export const settle = Effect.yieldNow().pipe(Effect.repeatN(200))
 
-type Answer = Partial<Omit<TopologyState.Observation, "probed">>
+/** What a scripted host says of itself. */
+export type Answer = Partial<Omit<TopologyState.Observation, "probed">>
 
 export interface ScriptedHost {
   /** `up` answers; `down` refuses the line; `deaf` takes it and never answers; `hung` does not even take it. */
   state: "up" | "down" | "deaf" | "hung" | Errors.ConnectionRejected
   answer: Answer
+  /** Where the source dies with a defect instead. */
+  dies: "watch" | "ask" | "answer" | "pause" | "closed" | undefined
   readonly counts: { connects: number; asks: number; open: number }
+  /** How long the waits on this host were to last at most, in milliseconds. */
+  readonly pauses: Array<number>
   /** Ends every line to this host. */
   readonly cut: Effect.Effect<void>
+}
+
+/** A list of members that throws when it is read. */
+const unreadable: Answer = {
+  members: new Proxy([], {
+    get: () => {
+      throw new Error("the list cannot be read")
+    }
+  })
 }
 
 /** A topology source whose hosts do what the test says. */
 export const scriptedSource = (...names: ReadonlyArray<string>) => {
   const lines = new Map<string, Set<Deferred.Deferred<void>>>()
   const linesOf = (name: string) => lines.get(name) ?? new Set()
+  const parked = new Map<string, Set<Deferred.Deferred<void>>>()
+  const parkedOn = (name: string) => parked.get(name) ?? new Set()
   const hosts = new Map<string, ScriptedHost>()
   for (const name of names) {
     lines.set(name, new Set())
+    parked.set(name, new Set())
     hosts.set(name, {
       state: "up",
       answer: { role: "reader" },
+      dies: undefined,
       counts: { connects: 0, asks: 0, open: 0 },
+      pauses: [],
       cut: Effect.suspend(() =>
         Effect.forEach(linesOf(name), (line) => Deferred.succeed(line, void 0), { discard: true })
       )
@@ -62,11 +80,32 @@ export const scriptedSource = (...names: ReadonlyArray<string>) => {
       : typeof state === "object"
         ? Effect.fail(failure(state.message, state))
         : Effect.void
+  const dying = (it: ScriptedHost, where: ScriptedHost["dies"]) =>
+    Effect.suspend(() =>
+      it.dies === where ? Effect.dieMessage(`the source died in ${where}`) : Effect.void
+    )
+  /** A wait that is parked on the host: it ends in time, by a promotion, or not at all if the host falls silent. */
+  const park = (it: ScriptedHost, name: string, atMost: Duration.Duration) =>
+    Effect.acquireUseRelease(
+      Effect.tap(Deferred.make<void>(), (wait) => {
+        it.pauses.push(Duration.toMillis(atMost))
+        parkedOn(name).add(wait)
+      }),
+      (wait) =>
+        Effect.raceFirst(
+          Deferred.await(wait),
+          Effect.flatMap(Effect.sleep(atMost), () =>
+            it.state === "deaf" || it.state === "hung" ? Effect.never : Effect.void
+          )
+        ),
+      (wait) => Effect.sync(() => parkedOn(name).delete(wait))
+    )
   const source: TopologySource.TopologySource = {
     watch: (probed) =>
       Effect.gen(function* () {
         const it = get(probed.host)
         it.counts.connects++
+        yield* dying(it, "watch")
         if (it.state === "hung") return yield* Effect.never
         yield* refusal(it.state)
         const closed = yield* Deferred.make<void>()
@@ -86,7 +125,7 @@ export const scriptedSource = (...names: ReadonlyArray<string>) => {
             it.counts.asks++
             if (it.state === "hung" || it.state === "deaf") return Effect.never
             return Effect.zipRight(
-              refusal(it.state),
+              Effect.zipRight(dying(it, "ask"), refusal(it.state)),
               Effect.flatMap(Deferred.isDone(closed), (isClosed) =>
                 isClosed
                   ? Effect.fail(failure("ECONNRESET"))
@@ -94,20 +133,24 @@ export const scriptedSource = (...names: ReadonlyArray<string>) => {
                       probed,
                       host: probed,
                       role: "reader",
-                      ...it.answer
+                      ...it.answer,
+                      ...(it.dies === "answer" ? unreadable : {})
                     })
               )
             )
           }),
-          pause: (atMost: Duration.Duration) => Effect.sleep(atMost),
-          closed: Deferred.await(closed)
+          pause: (atMost) => Effect.zipRight(dying(it, "pause"), park(it, probed.host, atMost)),
+          closed: Effect.zipRight(dying(it, "closed"), Deferred.await(closed))
         }
       })
+  }
+  const wake = (name: string) => {
+    for (const wait of parkedOn(name)) Deferred.unsafeDone(wait, Effect.void)
   }
   return {
     source,
     get,
-    /** Makes this host the writer, and every other one a reader. */
+    /** Makes this host the writer, and every other one a reader. A wait that is parked on it ends. */
     promote: (name: string, epoch: number) =>
       Effect.sync(() => {
         for (const [other, it] of hosts) {
@@ -116,8 +159,11 @@ export const scriptedSource = (...names: ReadonlyArray<string>) => {
               ? { role: "writer", serverEpoch: BigInt(epoch), incarnation: `${name} 1` }
               : { role: "reader" }
         }
+        wake(name)
       }),
-    set: (name: string, change: Partial<Pick<ScriptedHost, "state" | "answer">>) =>
+    /** Ends the waits that are parked on this host. */
+    wake: (name: string) => Effect.sync(() => wake(name)),
+    set: (name: string, change: Partial<Pick<ScriptedHost, "state" | "answer" | "dies">>) =>
       Effect.sync(() => void Object.assign(get(name), change)),
     asks: (name: string) => get(name).counts.asks,
     openLines: () => [...hosts.values()].reduce((sum, _) => sum + _.counts.open, 0)

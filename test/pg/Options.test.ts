@@ -376,12 +376,20 @@ layer(clusterLayer({ nodes: 2 }), { excludeTestServices: true })(
           PASSWORD: Redacted.value(cluster.password),
           SSL: "false",
           INSTANCE_HOST_PATTERN: "?.cluster.test",
+          GLOBAL_INSTANCE_HOST_PATTERNS: "eu-west-1=?.eu.cluster.test",
           CLUSTER_ID: app,
           DIALECT: "pg",
           FAILOVER_MODE: "strict-writer",
           FAILOVER_TIMEOUT: "7 seconds",
           TOPOLOGY_REFRESH_RATE: "9 seconds",
           TOPOLOGY_HIGH_REFRESH_RATE: "50 millis",
+          TOPOLOGY_PUSH: "always",
+          IGNORE_TOPOLOGY_REFRESH: "10 seconds",
+          MONITORING_USERNAME: cluster.username,
+          MONITORING_DATABASE: cluster.database,
+          MONITORING_APPLICATION_NAME: `${app} watch`,
+          MONITORING_CONNECT_TIMEOUT: "2 seconds",
+          MONITORING_QUERY_TIMEOUT: "1 second",
           CONNECT_FAILOVER: "true",
           WAIT_FOR_TOPOLOGY: "5 seconds",
           CONNECT_TIMEOUT: "4 seconds",
@@ -397,7 +405,12 @@ layer(clusterLayer({ nodes: 2 }), { excludeTestServices: true })(
           APPLICATION_NAME: app
         }
         const provider = ConfigProvider.fromMap(
-          new Map(Object.entries(text).map(([key, value]) => [`DB.${key}`, value]))
+          new Map(
+            Object.entries(text).map(([key, value]) => [
+              `DB.${key.replace(/^MONITORING_/, "MONITORING.")}`,
+              value
+            ])
+          )
         )
         const config = Config.nested(Pg.config, "DB")
         const { password, url: noUrl, ...read } = yield* Effect.withConfigProvider(config, provider)
@@ -412,12 +425,23 @@ layer(clusterLayer({ nodes: 2 }), { excludeTestServices: true })(
           username: cluster.username,
           ssl: false,
           instanceHostPattern: "?.cluster.test",
+          globalInstanceHostPatterns: { "eu-west-1": "?.eu.cluster.test" },
           clusterId: app,
           dialect: "pg",
           failoverMode: "strict-writer",
           failoverTimeout: Duration.seconds(7),
           topologyRefreshRate: Duration.seconds(9),
           topologyHighRefreshRate: Duration.millis(50),
+          topologyPush: "always",
+          ignoreTopologyRefresh: Duration.seconds(10),
+          monitoring: {
+            username: cluster.username,
+            password: undefined,
+            database: cluster.database,
+            applicationName: `${app} watch`,
+            connectTimeout: Duration.seconds(2),
+            queryTimeout: Duration.seconds(1)
+          },
           connectFailover: true,
           waitForTopology: Duration.seconds(5),
           connectTimeout: Duration.seconds(4),

@@ -254,6 +254,24 @@ layer(templateLayer, { excludeTestServices: true, timeout: 60_000 })("PostgresCl
       })
     )
 
+    it.scoped("one that is promoted alone waits for a standby once that follows", () =>
+      Effect.gen(function* () {
+        const cluster = yield* make({ nodes: 3 })
+        yield* createTable(cluster)
+        const [, , sibling] = cluster.nodes
+        assert.isDefined(sibling)
+        yield* cluster.freeze(sibling)
+        yield* cluster.kill(yield* cluster.primary)
+        yield* cluster.promote(undefined, { alone: true })
+        yield* insert(cluster, 1)
+        assert.isFalse(yield* synchronous(cluster))
+        yield* cluster.resume(sibling)
+        yield* eventually("commits to wait for the sibling", synchronous(cluster))
+        yield* insert(cluster, 2)
+        assert.deepStrictEqual(yield* ids(cluster, sibling), [1, 2])
+      })
+    )
+
     it.scoped("the siblings follow the new primary", () =>
       Effect.gen(function* () {
         const cluster = yield* make({ nodes: 4 })

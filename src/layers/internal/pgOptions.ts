@@ -9,7 +9,9 @@ import type { ConnectionOptions } from "node:tls"
 import * as ClusterEndpoint from "../../ClusterEndpoint.js"
 import type { CommitResolution } from "../../CommitResolution.js"
 import type { Dialect } from "../../Dialect.js"
+import * as AuroraGlobalPg from "../../dialects/AuroraGlobalPg.js"
 import * as AuroraPg from "../../dialects/AuroraPg.js"
+import * as MultiAzPg from "../../dialects/MultiAzPg.js"
 import * as PgTransactionStatus from "../../dialects/PgTransactionStatus.js"
 import * as PgStreaming from "../../dialects/PgStreaming.js"
 import { ConfigurationError } from "../../Errors.js"
@@ -18,7 +20,10 @@ import * as Failover from "../../Failover.js"
 import * as Host from "../../Host.js"
 import * as HostPool from "../../HostPool.js"
 import type { PgOptions } from "../Pg.js"
+import { durationOf, optionalDuration } from "./durations.js"
+import * as Monitoring from "./pgMonitoring.js"
 import * as Topology from "../../Topology.js"
+import * as Naming from "./pgNaming.js"
 import { parseUrl } from "./pgUrl.js"
 
 /** PostgreSQL's registered port. */
@@ -31,7 +36,8 @@ const DEFAULT_CONNECT_TIMEOUT = Duration.seconds(5)
 export interface CheckedOptions {
   readonly seeds: readonly [Host.Host, ...ReadonlyArray<Host.Host>]
   readonly clusterId: string
-  readonly hostOf: (instanceId: string) => Either.Either<Host.Host, ConfigurationError>
+  readonly hostOf: Naming.CheckedNaming["hostOf"]
+  readonly hostAt: Naming.CheckedNaming["hostAt"]
   /** What tells this cluster from another one under the same id. */
   readonly description: string
   readonly dialects: readonly [Dialect, ...ReadonlyArray<Dialect>]
@@ -46,6 +52,7 @@ export interface CheckedOptions {
   readonly topologyHighRefreshRate: Duration.Duration
   readonly connectTimeout: Duration.Duration
   readonly queryTimeout: Duration.Duration | undefined
+  readonly monitoring: Monitoring.CheckedMonitoring
   readonly waitForTopology: Duration.Duration | undefined
   readonly pool: HostPool.Settings
   readonly commitResolution: CommitResolution | undefined
@@ -53,25 +60,6 @@ export interface CheckedOptions {
 
 const invalid = (field: string, value: unknown, problem: string, hint: string) =>
   new ConfigurationError({ field, value, problem, hint })
-
-const durationOf = (field: string, value: unknown) =>
-  Either.filterOrLeft(
-    Either.fromOption(Duration.decodeUnknown(value), () => undefined),
-    (duration) => Duration.greaterThan(duration, Duration.zero) && Duration.isFinite(duration),
-    () => undefined
-  ).pipe(
-    Either.mapLeft(() =>
-      invalid(
-        field,
-        value,
-        "is not a positive duration",
-        'write it as "30 seconds", or as milliseconds'
-      )
-    )
-  )
-
-const optionalDuration = (field: string, value: unknown) =>
-  value === undefined ? Either.right(undefined) : durationOf(field, value)
 
 const count = (field: string, value: number, least: number) =>
   Number.isInteger(value) && value >= least
@@ -85,15 +73,29 @@ const count = (field: string, value: number, least: number) =>
         )
       )
 
-const dialectsByName = { pg: PgStreaming.dialect, "aurora-pg": AuroraPg.dialect }
+const dialectsByName = {
+  "aurora-global-pg": AuroraGlobalPg.dialect,
+  "aurora-pg": AuroraPg.dialect,
+  "multi-az-pg": MultiAzPg.dialect,
+  pg: PgStreaming.dialect
+}
 
-/** Aurora recognises itself; whatever else speaks PostgreSQL is asked host by host. */
-const detected = [AuroraPg.dialect, PgStreaming.dialect] as const
+/**
+ * The special before the general: a global database is an Aurora cluster too, and all of them are
+ * PostgreSQL, which is asked host by host.
+ */
+const detected = (options: PgOptions): CheckedOptions["dialects"] => [
+  AuroraGlobalPg.make({ knowsAllRegions: options.globalInstanceHostPatterns !== undefined }),
+  AuroraPg.dialect,
+  MultiAzPg.dialect,
+  PgStreaming.dialect
+]
 
 const dialectsOf = (
-  dialect: PgOptions["dialect"]
+  options: PgOptions
 ): Either.Either<CheckedOptions["dialects"], ConfigurationError> => {
-  if (dialect === undefined || dialect === "auto") return Either.right(detected)
+  const dialect = options.dialect
+  if (dialect === undefined || dialect === "auto") return Either.right(detected(options))
   if (typeof dialect === "object") return Either.right([dialect])
   return Object.hasOwn(dialectsByName, dialect)
     ? Either.right([dialectsByName[dialect]])
@@ -102,7 +104,9 @@ const dialectsOf = (
           "dialect",
           dialect,
           "is not known",
-          'use "auto", "pg", "aurora-pg", or a Dialect of your own'
+          `use "auto", ${Object.keys(dialectsByName)
+            .map((name) => `"${name}"`)
+            .join(", ")}, or a Dialect of your own`
         )
       )
 }
@@ -163,6 +167,12 @@ const seedsOf = (
       : ([first, ...others] as const)
   })
 
+/** What the endpoint asks for, where the failover can do it. */
+const defaultModeOf = (seeds: CheckedOptions["seeds"]): FailoverMode => {
+  const asked = ClusterEndpoint.defaultFailoverMode(seeds)
+  return Failover.modes.find((_) => _ === asked) ?? "strict-writer"
+}
+
 /** @internal */
 export const check = (options: PgOptions): Either.Either<CheckedOptions, ConfigurationError> =>
   Either.gen(function* () {
@@ -175,12 +185,16 @@ export const check = (options: PgOptions): Either.Either<CheckedOptions, Configu
         invalid("clusterId", clusterId, "is empty", "name the cluster, or leave the option out")
       )
     }
-    const pattern =
-      options.instanceHostPattern === undefined
-        ? Option.firstSomeOf(seeds.map(ClusterEndpoint.patternOf))
-        : Option.some(yield* ClusterEndpoint.parsePattern(options.instanceHostPattern))
-    const dialects = yield* dialectsOf(options.dialect)
-    const failoverMode = options.failoverMode ?? "strict-writer"
+    const ssl = options.ssl ?? url?.ssl ?? false
+    const naming = yield* Naming.check(options, seeds, ssl)
+    const dialects = yield* dialectsOf(options)
+    if (Option.isNone(naming.pattern) && dialects.every((_) => _ === AuroraPg.dialect)) {
+      return yield* Either.left(ClusterEndpoint.patternRequired(seeds[0]))
+    }
+    if (naming.patternByRegion.size === 0 && options.dialect === "aurora-global-pg") {
+      return yield* Either.left(Naming.regionsRequired())
+    }
+    const failoverMode = options.failoverMode ?? defaultModeOf(seeds)
     if (!Failover.modes.includes(failoverMode)) {
       return yield* Either.left(
         invalid(
@@ -225,31 +239,27 @@ export const check = (options: PgOptions): Either.Either<CheckedOptions, Configu
         )
       )
     }
-    const password = options.password ?? url?.password
-    const translate = options.translateAddress
-    return {
-      seeds,
-      clusterId,
-      hostOf: (instanceId) =>
-        Option.match(pattern, {
-          onNone: () => Either.left(ClusterEndpoint.patternRequired(seeds[0])),
-          onSome: (pattern) => {
-            const host = ClusterEndpoint.instanceHost(pattern, instanceId, seeds[0].port)
-            return Either.right(
-              translate === undefined ? host : Host.make({ ...translate(host), id: instanceId })
-            )
-          }
-        }),
-      description: `${ClusterEndpoint.clusterIdOf(seeds)} (${dialects.map((_) => _.name).join(" or ")}${Option.match(
-        pattern,
-        { onNone: () => "", onSome: (_) => `, instances ${_.pattern}` }
-      )})`,
-      dialects,
+    const given = options.password ?? url?.password
+    const client = {
       username: options.username ?? url?.username,
       database: options.database ?? url?.database,
-      password: Effect.isEffect(password) ? password : Effect.succeed(password),
-      ssl: options.ssl ?? url?.ssl ?? false,
+      password: Effect.isEffect(given) ? given : Effect.succeed(given),
       applicationName: options.applicationName ?? url?.applicationName ?? "effect-failover",
+      connectTimeout: yield* durationOf(
+        "connectTimeout",
+        options.connectTimeout ?? DEFAULT_CONNECT_TIMEOUT
+      )
+    }
+    return {
+      ...client,
+      seeds,
+      clusterId,
+      hostOf: naming.hostOf,
+      hostAt: naming.hostAt,
+      description: `${ClusterEndpoint.clusterIdOf(seeds)} (${dialects.map((_) => _.name).join(" or ")}${naming.description})`,
+      dialects,
+      ssl,
+      monitoring: yield* Monitoring.check(options, client),
       failoverMode,
       failoverTimeout: yield* durationOf(
         "failoverTimeout",
@@ -257,10 +267,6 @@ export const check = (options: PgOptions): Either.Either<CheckedOptions, Configu
       ),
       topologyRefreshRate: refreshRate,
       topologyHighRefreshRate: highRefreshRate,
-      connectTimeout: yield* durationOf(
-        "connectTimeout",
-        options.connectTimeout ?? DEFAULT_CONNECT_TIMEOUT
-      ),
       queryTimeout: yield* optionalDuration("queryTimeout", options.queryTimeout),
       waitForTopology: yield* optionalDuration("waitForTopology", options.waitForTopology),
       commitResolution: yield* resolutionOf(options.commitResolution),

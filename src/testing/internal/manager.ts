@@ -7,8 +7,8 @@
 import { Clock, Duration, Effect, FiberMap, Redacted, type Scope } from "effect"
 import type { Node, NodeStatus, Options, PostgresCluster } from "../PostgresCluster.js"
 import * as Account from "./account.js"
-import * as Aurora from "./aurora.js"
 import { PostgresClusterError } from "./clusterError.js"
+import { emulationOf } from "./flavors.js"
 import * as Members from "./members.js"
 import type { Member } from "./members.js"
 import * as Operations from "./operations.js"
@@ -38,13 +38,14 @@ export const make = (
     const template = options.template ?? (yield* Template.make)
     const account = yield* Account.find
     const guarded = yield* Watchdog.make("cluster", account)
-    const settings = { ...(flavor === "aurora" ? Aurora.settings : {}), ...options.settings }
+    const emulation = emulationOf(flavor)
+    const settings = { ...emulation?.settings, ...options.settings }
     const oneAtATime = yield* Effect.makeSemaphore(1)
     let members: ReadonlyArray<Member> = []
 
     const background = yield* FiberMap.make<string>()
     const roster = Roster.make({
-      flavor,
+      isEmulated: emulation !== undefined,
       synchronous: replication === "synchronous",
       username: template.username,
       password: template.password,
@@ -59,6 +60,7 @@ export const make = (
       template,
       account,
       guarded,
+      regionOf: emulation?.regionOf,
       configure,
       // Also when somebody else killed it. A primary's end changes nothing for the others.
       onExit: (member) => {
@@ -66,9 +68,9 @@ export const make = (
       }
     })
     const first = yield* thePrimary()
-    if (flavor === "aurora") {
+    if (emulation !== undefined) {
       const nodes = members.map(({ node }) => node)
-      yield* first.sessions.query(Aurora.install(nodes, first.node))
+      yield* first.sessions.query(emulation.install(nodes, first.node))
     }
     yield* Effect.forEach(
       standbysUp(),
@@ -174,8 +176,12 @@ export const make = (
           whileOpen(on(node, ({ server }) => server.resume)),
           locked(on(node, operations.catchUp))
         ),
-      promote: (node) =>
-        locked(node === undefined ? operations.promote() : on(node, operations.promote)),
+      promote: (node, options) =>
+        locked(
+          node === undefined
+            ? operations.promote(undefined, options)
+            : on(node, (member) => operations.promote(member, options))
+        ),
       rejoin: (node) => locked(on(node, operations.rejoin)),
       switchover: (to) =>
         locked(to === undefined ? operations.switchover() : on(to, operations.switchover)),

@@ -72,6 +72,7 @@ export const bringUp = (options: {
   readonly template: Template
   readonly account: Account.Account
   readonly guarded: Guarded
+  readonly regionOf: ((index: number) => string) | undefined
   readonly configure: (
     member: Member,
     members: ReadonlyArray<Member>
@@ -101,7 +102,15 @@ export const bringUp = (options: {
       const proxy = yield* FaultProxy.make({ target: { host: Ports.loopback, port } }).pipe(
         Effect.mapError((cause) => server.failure("its proxy has no port", cause.hint, cause))
       )
-      const node: Node = { id, host: proxy.host, port: proxy.port, serverPort: port, proxy }
+      const region = options.regionOf?.(index)
+      const node: Node = {
+        id,
+        host: proxy.host,
+        port: proxy.port,
+        serverPort: port,
+        proxy,
+        ...(region === undefined ? {} : { region })
+      }
       const member: Member = {
         node,
         place: { directory: server.directory, account, guarded },

@@ -24,7 +24,7 @@ export interface Operations {
   /** Has a standby that runs again follow the primary; has the standbys follow a primary that runs again. */
   readonly catchUp: (member: Member) => Operation
   readonly rejoin: (member: Member) => Operation
-  readonly promote: (to?: Member) => Operation<Promotion>
+  readonly promote: (to?: Member, options?: { readonly alone?: boolean }) => Operation<Promotion>
   readonly switchover: (to?: Member) => Operation<Node>
 }
 
@@ -115,7 +115,7 @@ export const make = (
         })
       )
 
-  const promote = (to?: Member): Operation<Promotion> =>
+  const promote: Operations["promote"] = (to, options) =>
     Effect.gen(function* () {
       const old = yield* thePrimary()
       const standbys = standbysUp()
@@ -151,7 +151,9 @@ export const make = (
       old.kind = "former"
       chosen.kind = "primary"
       chosen.follows = false
-      for (const each of siblings) each.follows = each.follows && reached(each) <= reached(chosen)
+      for (const each of siblings) {
+        each.follows = options?.alone !== true && each.follows && reached(each) <= reached(chosen)
+      }
       yield* configure(chosen)
       // Both at once: the sibling is there when the first commit waits for it, and nobody waits for the sibling.
       const [acceptsWritesAt] = yield* Effect.all([awaitWritable(chosen), reconcile], {

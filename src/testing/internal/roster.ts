@@ -1,12 +1,11 @@
 /**
- * Who is who in the cluster, and what follows from it: every server's configuration, and what Aurora's instances know of
- * each other.
+ * Who is who in the cluster, and what follows from it: every server's configuration, and what the instances of an
+ * emulated cluster know of each other.
  */
 import { Duration, Effect, FiberMap, Schedule } from "effect"
-import type { Flavor } from "../PostgresCluster.js"
-import * as Aurora from "./aurora.js"
 import type { PostgresClusterError } from "./clusterError.js"
 import * as Config from "./config.js"
+import * as Emulation from "./emulation.js"
 import type { Member } from "./members.js"
 
 const announceBound = Duration.seconds(5)
@@ -32,7 +31,7 @@ export interface Roster {
 }
 
 export const make = (options: {
-  readonly flavor: Flavor
+  readonly isEmulated: boolean
   readonly synchronous: boolean
   readonly username: string
   readonly password: string
@@ -81,14 +80,13 @@ export const make = (options: {
     const primary = yield* thePrimary()
     if (!isUp(primary)) return
     const up = [primary, ...standbysUp()].map(({ node }) => node.id)
-    yield* primary.sessions.query(Aurora.announce(primary.node.id, up), [], announceBound)
+    yield* primary.sessions.query(Emulation.announce(primary.node.id, up), [], announceBound)
   }).pipe(Effect.ignore)
 
   /** The latest word wins; nobody waits for it. */
-  const changed =
-    options.flavor === "aurora"
-      ? Effect.asVoid(FiberMap.run(background, "announce", announce))
-      : Effect.void
+  const changed = options.isEmulated
+    ? Effect.asVoid(FiberMap.run(background, "announce", announce))
+    : Effect.void
 
   const lost = (member: Member) =>
     Effect.suspend(() => {
