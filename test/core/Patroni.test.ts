@@ -73,12 +73,19 @@ interface Told {
   readonly timeline?: number
   readonly ownHost?: string
   readonly cluster?: string
+  readonly startedAt?: string
 }
 
 const STARTED = "2024-05-01 12:00:00.123456+00:00"
 
 const query =
-  ({ cluster = "batman", isInRecovery = false, ownHost, timeline = 3 }: Told): Dialect.Query =>
+  ({
+    cluster = "batman",
+    isInRecovery = false,
+    ownHost,
+    startedAt = "2024-05-01T12:00:00.123Z",
+    timeline = 3
+  }: Told): Dialect.Query =>
   () =>
     Effect.succeed([
       [
@@ -88,7 +95,7 @@ const query =
         ownHost ?? null,
         ownHost === undefined ? null : "5432",
         cluster,
-        String(Date.parse("2024-05-01T12:00:00.123Z"))
+        String(Date.parse(startedAt))
       ]
     ])
 
@@ -369,6 +376,23 @@ describe("Patroni", () => {
         routes.cluster = { status: 503 }
         const seen = yield* observe(dialect)
         assert.deepStrictEqual([seen.role, Host.address(seen.host)], ["writer", "10.0.0.1:5432"])
+      })
+    )
+
+    it.scoped("not the one that it was before, if its address leads to another server now", () =>
+      Effect.gen(function* () {
+        const routes: Routes = { cluster, patroni: statusAt(STARTED) }
+        const { dialect } = yield* answering(routes)
+        yield* observe(dialect)
+        routes.cluster = listOf({ ...byAddress, role: "replica" }, { ...replica, role: "leader" })
+        routes.patroni = {
+          body: {
+            patroni: { scope: "batman", name: "pg-2" },
+            postmaster_start_time: "2024-05-02 00:00:00+00:00"
+          }
+        }
+        const seen = yield* observe(dialect, { startedAt: "2024-05-02T00:00:00Z" })
+        assert.deepStrictEqual([seen.role, Host.address(seen.host)], ["writer", "10.0.0.2:5433"])
       })
     )
 

@@ -63,13 +63,13 @@ const isOf = ({ startedAt }: Server, { postmaster_start_time }: NodeStatus): boo
   Math.abs(Date.parse(postmaster_start_time.replace(" ", "T")) - startedAt) <= 1
 
 /**
- * Remembers, per address, which member it led to, so that a server keeps its name while Patroni is silent;
- * and per cluster, where the members' APIs are.
+ * Remembers, per address, which server it led to and which member that was, so that a server keeps its name
+ * while Patroni is silent; and per cluster, where the members' APIs are.
  *
  * @internal
  */
 export const make = ({ api, endpointOf, timeout, urls }: Settings) => {
-  const names = new Map<string, Host.Host>()
+  const names = new Map<string, { readonly server: Server; readonly host: Host.Host }>()
   const apis = new Map<string, ReadonlyArray<string>>()
   const silent = new Set<string>()
 
@@ -126,9 +126,13 @@ export const make = ({ api, endpointOf, timeout, urls }: Settings) => {
 
   return (server: Server, { hostAt, probed }: Naming): Effect.Effect<Finding> =>
     Effect.gen(function* () {
-      // Two tunnels may lead to servers that both call themselves 127.0.0.1, one endpoint to several servers.
-      const key = `${Host.address(probed)} ${server.ownAddress ?? ""}`
-      const known = names.get(key)
+      const key = Host.address(probed)
+      const named = names.get(key)
+      // The address may be one that moves: it is the same server if it was started at the same time.
+      const isSame =
+        named?.server.startedAt === server.startedAt &&
+        named.server.ownAddress === server.ownAddress
+      const known = isSame ? named.host : undefined
       const endpoints = endpointsOf(server, probed)
       const heard = yield* Effect.either(firstOf(endpoints, timeout, listOf(server)))
       yield* note(server.cluster, heard)
@@ -164,7 +168,7 @@ export const make = ({ api, endpointOf, timeout, urls }: Settings) => {
           : { host: probed, mayWrite, members: reached, isWhole: false }
       }
       const host = self?.host ?? known ?? probed
-      names.set(key, host)
+      names.set(key, { server, host })
       return { host, mayWrite, members: reached, isWhole: reached.length === members.length }
     })
 }
