@@ -177,6 +177,8 @@ export type Phase = Data.TaggedEnum<{
     /** Clock milliseconds. */
     readonly since: number
     readonly lost: Writer | undefined
+    /** The newest server epoch that was known when the search began. */
+    readonly serverEpoch: bigint | undefined
     /** What each probed address answered last in this search. */
     readonly answers: ReadonlyMap<string, "answered" | "failed" | Rejection>
     readonly claim: Observation | undefined

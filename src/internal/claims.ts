@@ -33,12 +33,15 @@ export const isNewer = (a: bigint | undefined, b: bigint | undefined): boolean =
 export const newest = (a: bigint | undefined, b: bigint | undefined): bigint | undefined =>
   a === undefined ? b : b === undefined ? a : a > b ? a : b
 
+const isConfirmed = ({ phase, writer }: TopologyState, host: Host.Host): boolean =>
+  phase._tag === "Calm" && writer?.isVerified === true && Host.isSame(writer.host, host)
+
 const latest = (a: number | undefined, b: number | undefined): number | undefined =>
   a === undefined ? b : b === undefined ? a : Math.max(a, b)
 
 /**
- * A claim of an epoch that has ended; where servers tell no epoch, of another host than the writer with a
- * list of members that was overtaken.
+ * A claim of an epoch that has ended; where servers tell no epoch, one with a list of members that was
+ * overtaken, unless it is the confirmed writer's own: its clock may have been set.
  *
  * @internal
  */
@@ -46,6 +49,7 @@ export const isOutdated = (state: TopologyState, observation: Observation): bool
   observation.role === "writer" &&
   (isOlder(observation.serverEpoch, state.serverEpoch) ||
     (observation.serverEpoch === undefined &&
+      !isConfirmed(state, observation.host) &&
       observation.asOf !== undefined &&
       state.asOf !== undefined &&
       observation.asOf < state.asOf - CLOCK_MARGIN_MILLIS))
@@ -91,7 +95,6 @@ export const bestClaim = (
     return observation
   }
   if (observation.serverEpoch !== undefined && standing.serverEpoch !== undefined) return standing
-  if (isOverdue(observation, standing)) return standing
   if (isOverdue(standing, observation)) return observation
   const isOfLost = phase.lost !== undefined && Host.isSame(standing.host, phase.lost.host)
   return isOfLost ? observation : standing
@@ -109,13 +112,13 @@ export const isBelieved = (
   now: number,
   settings: Settings
 ): boolean => {
-  const { lost, since } = phase
+  const { lost, serverEpoch, since } = phase
   const succeeds =
     lost !== undefined &&
     !Host.isSame(claim.host, lost.host) &&
     (claim.serverEpoch === undefined ||
-      lost.serverEpoch === undefined ||
-      isNewer(claim.serverEpoch, lost.serverEpoch))
+      serverEpoch === undefined ||
+      isNewer(claim.serverEpoch, serverEpoch))
   return succeeds || isComplete || now - since >= Duration.toMillis(settings.reelectionGrace)
 }
 
@@ -146,9 +149,11 @@ const commonWord = (state: TopologyState, phase: Searching): Testimony | undefin
   const writer = first?.writer
   if (writer === undefined || phase.claim !== undefined) return undefined
   const isUnanimous = others.every((_) => _.writer !== undefined && Host.isSame(_.writer, writer))
+  // Not an address that has turned out to be another name of a member.
+  const isMember = state.hosts.some((_) => Host.isSame(_.host, writer))
   const isSilent = phase.answers.get(Host.address(writer)) !== "answered"
   const isComplete = targets(state).every((_) => phase.answers.has(Host.address(_)))
-  return isUnanimous && isSilent && isComplete ? first : undefined
+  return isMember && isUnanimous && isSilent && isComplete ? first : undefined
 }
 
 /** An agreement counts from the moment at which it was reached, and anew when it is broken. @internal */

@@ -106,8 +106,10 @@ export const make = (options: MonitorOptions): Effect.Effect<Topology, never, Sc
           MutableRef.set(state, after)
           if (event._tag === "Observed") remember(event.observation)
           const isSamePhase = before.phase._tag === after.phase._tag && before.epoch === after.epoch
-          if (!isSamePhase) for (const listener of listeners) listener(after)
-          if (after.epoch > before.epoch) confirmedAt = now
+          if (!isSamePhase) {
+            if (after.phase._tag === "Calm") confirmedAt = now
+            for (const listener of listeners) listener(after)
+          }
           const publish = TopologyState.isSameView(before, after)
             ? Effect.void
             : SubscriptionRef.set(published, after)

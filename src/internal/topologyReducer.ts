@@ -17,6 +17,7 @@ const search = (state: TopologyState, now: number): TopologyState => ({
     _tag: "Searching",
     since: now,
     lost: state.writer,
+    serverEpoch: state.serverEpoch,
     answers: new Map(),
     claim: undefined,
     testimonies: new Map(),
@@ -95,7 +96,8 @@ const isWatched = (writer: Writer, { probed }: Observation): boolean =>
 
 /** A reader that stands by its word: what it says of the writer has not changed. */
 const isStillNamed = (writer: Writer, observation: Observation): boolean => {
-  const named = writer.isVerified ? undefined : claims.namedWriter(observation)
+  const isWitness = !writer.isVerified && !Host.isSame(writer.host, observation.host)
+  const named = isWitness ? claims.namedWriter(observation) : undefined
   return named !== undefined && Host.isSame(named, writer.host)
 }
 
