@@ -16,6 +16,8 @@
  * | ... | it was restarted since the mark, so its position proves nothing | unknown |
  * | is more than one promotion further, or on an older timeline | | unknown |
  *
+ * The question itself is a write, and waits for a standby like one where replication is synchronous.
+ *
  * "Since the mark" compares the clocks of two servers: they may differ by a second. A server that loses the
  * end of its own log in one restart and is restarted a second time before it is asked could mislead.
  *
@@ -49,7 +51,13 @@ interface Mark {
 /** Clocks that are synchronised at all differ by less. */
 const CLOCK_MARGIN = "1 second"
 
-/** Asked only where the answer means this transaction: an id that is out again means another one. */
+/**
+ * The status is asked only where it means this transaction: an id that is out again means another one.
+ *
+ * The question writes to the log, so that under synchronous replication its own commit waits for a standby,
+ * and what was committed before it is there too. A primary that was replaced and does not know it yet would
+ * otherwise call a transaction committed that only it has.
+ */
 const resolveSql = ({ at, lsn, started, xid }: Mark): string => `SELECT ${TIMELINE},
   same,
   replayed IS NULL,
@@ -57,7 +65,8 @@ const resolveSql = ({ at, lsn, started, xid }: Mark): string => `SELECT ${TIMELI
   pg_catalog.pg_postmaster_start_time() OPERATOR(pg_catalog.<)
     ('${at}'::pg_catalog.timestamptz OPERATOR(pg_catalog.-) '${CLOCK_MARGIN}'::pg_catalog.interval),
   CASE WHEN same OR replayed IS NULL OR replayed OPERATOR(pg_catalog.>=) '${lsn}'::pg_catalog.pg_lsn
-    THEN pg_catalog.pg_xact_status('${xid}'::pg_catalog.xid8) END
+    THEN pg_catalog.pg_xact_status('${xid}'::pg_catalog.xid8) END,
+  pg_catalog.pg_logical_emit_message(true, 'effect-failover', '') IS NULL
 FROM (SELECT pg_catalog.pg_last_wal_replay_lsn() AS replayed,
   pg_catalog.pg_postmaster_start_time()::pg_catalog.text OPERATOR(pg_catalog.=) '${started}' AS same) AS log`
 

@@ -69,8 +69,14 @@ export const make = (options: {
 
   /** A server that refused to write: is it the writer? One that cannot say is treated as if it were not. */
   const isStillWriter = (pool: HostPool): Effect.Effect<boolean> =>
-    Effect.acquireUseRelease(pool.take, options.isWriter, (session) =>
-      Effect.sync(() => pool.give(session))
+    Effect.uninterruptibleMask((restore) =>
+      // The caller may leave while a connection is waited for, too.
+      Effect.flatMap(restore(pool.take), (session) =>
+        Effect.ensuring(
+          restore(options.isWriter(session)),
+          Effect.sync(() => pool.give(session))
+        )
+      )
     ).pipe(Effect.orElseSucceed(() => false))
 
   /** Outside a transaction: returns if the statement may simply be run again. */

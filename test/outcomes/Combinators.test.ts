@@ -235,7 +235,7 @@ describe("retryTransaction", () => {
     "on the client: the lost transaction is stored once, the unknown one is not repeated",
     () =>
       Effect.gen(function* () {
-        const sim = cluster("a", "b")
+        const sim = yield* cluster("a", "b")
         const { failover, sql } = yield* client(sim)
         const book = (id: string) =>
           sql
@@ -253,7 +253,7 @@ describe("retryTransaction", () => {
         const once = yield* Effect.fork(book("unknown"))
         yield* TestClock.adjust("5 seconds")
         assert.isTrue(Exit.isFailure(yield* Fiber.join(once)))
-        assert.deepStrictEqual(sim.table, ["lost", "unknown"])
+        assert.deepStrictEqual(sim.table(), ["lost", "unknown"])
       })
   )
 })
@@ -282,7 +282,7 @@ describe("idempotent", () => {
 
   it.scoped("on the client: a statement that was executed and not answered is executed again", () =>
     Effect.gen(function* () {
-      const sim = cluster("a", "b")
+      const sim = yield* cluster("a", "b")
       const { failover, sql } = yield* client(sim)
       yield* sim.next(/^INSERT/, "beforeReply")
       const fiber = yield* Failover.idempotent(sql.unsafe("INSERT", ["1"])).pipe(
@@ -291,7 +291,7 @@ describe("idempotent", () => {
       )
       yield* TestClock.adjust("5 seconds")
       yield* Fiber.join(fiber)
-      assert.deepStrictEqual(sim.table, ["1", "1"])
+      assert.deepStrictEqual(sim.table(), ["1", "1"])
     })
   )
 })
@@ -323,7 +323,7 @@ describe("the budget", () => {
   it.scoped("earns from each statement of the client", () =>
     Effect.gen(function* () {
       const budget = yield* RetryBudget.make({ reserve: 0, ratio: 1 })
-      const { failover, sql } = yield* client(cluster("a"), { budget })
+      const { failover, sql } = yield* client(yield* cluster("a"), { budget })
       assert.strictEqual(failover.budget, budget)
       for (const _ of [1, 2, 3]) yield* sql.unsafe("SELECT 1")
       assert.strictEqual(yield* budget.balance, 3)
@@ -333,7 +333,7 @@ describe("the budget", () => {
   it.scoped("earns from the statements of a transaction too", () =>
     Effect.gen(function* () {
       const budget = yield* RetryBudget.make({ reserve: 0, ratio: 1 })
-      const { sql } = yield* client(cluster("a"), { budget })
+      const { sql } = yield* client(yield* cluster("a"), { budget })
       yield* sql.withTransaction(
         Effect.zipRight(sql.unsafe("INSERT", ["1"]), sql.unsafe("INSERT", ["2"]))
       )

@@ -74,13 +74,17 @@ const onStandbys = (cluster: Cluster, sql: string) =>
 /** The standbys run on, and receive nothing any more. */
 const detach = (cluster: Cluster) =>
   Effect.gen(function* () {
-    yield* replicated(cluster)
+    yield* replicated(cluster, cluster.nodes.length - 1)
     yield* onStandbys(cluster, "alter system set primary_conninfo = ''")
     yield* onStandbys(cluster, "select pg_reload_conf()")
     for (const standby of yield* cluster.standbys) {
       yield* eventually(
         `${standby.id} to receive nothing`,
-        is(cluster, standby, "not exists (select from pg_stat_wal_receiver)")
+        is(
+          cluster,
+          standby,
+          "current_setting('primary_conninfo') = '' and not exists (select from pg_stat_wal_receiver)"
+        )
       )
     }
   })
@@ -504,5 +508,26 @@ layer(clusterLayer({ replication: "asynchronous" }), { excludeTestServices: true
         assert.deepStrictEqual([runs, yield* countOf(db, 1)], [2, 1])
       })
     )
+  }
+)
+
+layer(clusterLayer({ nodes: 2 }), { excludeTestServices: true })(
+  "a COMMIT that waits for a standby in vain",
+  (it) => {
+    for (const way of ["transaction-status", "ledger"] as const) {
+      it.scoped(`${way}: unknown, though the primary by itself calls it committed`, () =>
+        Effect.gen(function* () {
+          const { cluster } = yield* openWarm()
+          yield* replicated(cluster, 1)
+          const options = yield* ways[way](cluster)
+          const db = yield* openWarm({ ...options, queryTimeout: "300 millis" })
+          yield* detach(cluster)
+          const exit = yield* Effect.exit(db.client.withTransaction(insert(db, 1)))
+          yield* attach(cluster)
+          assertOutcome(exit, unknown)
+          assert.strictEqual(yield* countOf(db, 1), 1)
+        })
+      )
+    }
   }
 )

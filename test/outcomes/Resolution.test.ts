@@ -1,17 +1,18 @@
 /** What the client makes of what a CommitResolution finds out; virtual time, a simulated cluster. */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Exit, Fiber, Ref, TestClock } from "effect"
-import type { Dialect, SqlFailover } from "effect-failover"
+import { Duration, Effect, Exit, Fiber, Ref, TestClock } from "effect"
+import type { Dialect } from "effect-failover"
 import { CommitResolution, Connector, Failover } from "effect-failover"
+import { refuse } from "effect-failover/testing/SimulatedCluster"
 import { client, cluster } from "../core/simulated.js"
 import { serverError } from "./errors.js"
 
-const connected = (change: Partial<SqlFailover.Options> = {}) =>
+const connected = (change?: Parameters<typeof client>[1]) =>
   Effect.gen(function* () {
-    const sim = cluster("a", "b")
+    const sim = yield* cluster("a", "b")
     const db = yield* client(sim, change)
     yield* db.sql.unsafe("SELECT 1")
-    sim.get("a").log.length = 0
+    yield* sim.forget
     return { sim, ...db }
   })
 
@@ -44,7 +45,7 @@ const lost = Effect.fail(
 /** A transaction whose COMMIT gets this fault; time passes until it ends. */
 const commit = (
   { sim, sql }: Effect.Effect.Success<ReturnType<typeof connected>>,
-  fault: "beforeReply" | "beforeExecute" | "timeout" = "beforeReply"
+  fault: "beforeReply" | "beforeExecute" | "hang" = "beforeReply"
 ) =>
   Effect.gen(function* () {
     yield* sim.next(/^COMMIT/, fault)
@@ -114,7 +115,11 @@ describe("a COMMIT that is not answered", () => {
   it.scoped("because its time was over is asked about too", () =>
     Effect.gen(function* () {
       const { resolution } = yield* answering(says("RolledBack"))
-      const exit = yield* commit(yield* connected({ commitResolution: resolution }), "timeout")
+      const db = yield* connected({
+        commitResolution: resolution,
+        queryTimeout: Duration.seconds(1)
+      })
+      const exit = yield* commit(db, "hang")
       assertLost(exit, "RolledBack")
     })
   )
@@ -123,7 +128,7 @@ describe("a COMMIT that is not answered", () => {
     Effect.gen(function* () {
       const db = yield* connected()
       assertLost(yield* commit(db), "Unknown")
-      assert.deepStrictEqual(db.sim.get("a").log.slice(0, 3), ["BEGIN", "INSERT", "COMMIT"])
+      assert.deepStrictEqual(db.sim.executed("a").slice(0, 3), ["BEGIN", "INSERT", "COMMIT"])
     })
   )
 })
@@ -135,8 +140,8 @@ describe("the mark", () => {
       const on = yield* connected({ commitResolution: resolution })
       const off = yield* connected()
       for (const { sql } of [on, off]) yield* sql.withTransaction(sql.unsafe("INSERT", ["1"]))
-      assert.deepStrictEqual(on.sim.get("a").log, ["BEGIN", "INSERT", "MARK", "COMMIT"])
-      assert.deepStrictEqual(off.sim.get("a").log, ["BEGIN", "INSERT", "COMMIT"])
+      assert.deepStrictEqual(on.sim.executed("a"), ["BEGIN", "INSERT", "MARK", "COMMIT"])
+      assert.deepStrictEqual(off.sim.executed("a"), ["BEGIN", "INSERT", "COMMIT"])
       assert.strictEqual(yield* asked, 0)
     })
   )
@@ -148,7 +153,7 @@ describe("the mark", () => {
       yield* sql.withTransaction(sql.withTransaction(sql.unsafe("INSERT", ["1"])))
       yield* Effect.exit(sql.withTransaction(Effect.fail("no")))
       assert.lengthOf(
-        sim.get("a").log.filter((_) => _ === "MARK"),
+        sim.executed("a").filter((_) => _ === "MARK"),
         1
       )
     })
@@ -160,7 +165,7 @@ describe("the mark", () => {
       const db = yield* connected({ commitResolution: resolution })
       yield* db.sim.next(/^MARK/, "beforeReply")
       assertLost(yield* commit(db), "RolledBack")
-      assert.deepStrictEqual([yield* asked, db.sim.table], [0, []])
+      assert.deepStrictEqual([yield* asked, db.sim.table()], [0, []])
     })
   )
 
@@ -168,11 +173,11 @@ describe("the mark", () => {
     Effect.gen(function* () {
       const { resolution } = yield* answering(says("Unknown"))
       const { sim, sql } = yield* connected({ commitResolution: resolution })
-      yield* sim.next(/^MARK/, { kind: "refuse", code: "42P01" })
+      yield* sim.next(/^MARK/, refuse("42P01"))
       const error = yield* Effect.flip(sql.withTransaction(sql.unsafe("INSERT", ["1"])))
       assert.propertyVal(error.cause, "code", "42P01")
       yield* sql.unsafe("INSERT", ["2"])
-      assert.deepStrictEqual(sim.table, ["2"])
+      assert.deepStrictEqual(sim.table(), ["2"])
     })
   )
 
@@ -180,11 +185,11 @@ describe("the mark", () => {
     Effect.gen(function* () {
       const { resolution } = yield* answering(says("Committed"))
       const { sim, sql } = yield* connected({ commitResolution: resolution })
-      yield* sim.next(/^INSERT/, { kind: "refuse", code: "23505" })
+      yield* sim.next(/^INSERT/, refuse("23505"))
       const caught = Effect.ignore(sql.unsafe("INSERT", ["1"]))
       const error = yield* Effect.flip(sql.withTransaction(caught))
       assert.include(error.message, "rolled back")
-      assert.deepStrictEqual([sim.get("a").log.at(-1), sim.table], ["COMMIT", []])
+      assert.deepStrictEqual([sim.executed("a").at(-1), sim.table()], ["COMMIT", []])
     })
   )
 })
