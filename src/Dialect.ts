@@ -82,6 +82,11 @@ export interface Context {
   readonly hostAt: NonNullable<Naming["hostAt"]>
   readonly seeds: NonNullable<Naming["seeds"]>
   readonly probed: Host
+  /**
+   * The host was a reader when it was asked last. If it is the writer now, somebody waits for just this:
+   * what takes longer than role and epoch may be left for the next question.
+   */
+  readonly wasReader?: boolean
 }
 
 /**

@@ -110,7 +110,8 @@ export const make = (
 
     const connect = (host: Host): Effect.Effect<Session, SessionError> =>
       connector.connect(host, { timeout: options.connectTimeout })
-    const spares = Spares.make(connect)
+    const isWriter = (session: Session) => options.dialect().isWriter(query(session))
+    const spares = Spares.make(connect, isWriter)
 
     /** A connection whose host has just said that it is the writer, and whose session is set up. */
     const open = (host: Host): Effect.Effect<Session, SessionError> =>
@@ -122,7 +123,7 @@ export const make = (
           }),
           (session) =>
             restore(
-              Effect.flatMap(options.dialect().isWriter(query(session)), (isWriter) =>
+              Effect.flatMap(isWriter(session), (isWriter) =>
                 isWriter ? setUp(session) : Effect.fail(Router.notTheWriter(host))
               ).pipe(
                 Effect.timeoutFail({
@@ -186,7 +187,7 @@ export const make = (
       tell: Tell.make({ topology, failover, classifier }),
       budget: failover.budget,
       resolution: options.commitResolution,
-      isWriter: (session) => options.dialect().isWriter(query(session))
+      isWriter
     })
 
     const client = yield* SqlClientInternal.make({

@@ -123,7 +123,7 @@ export const make = (options: Options): SqlTopologySource => {
       seeds: options.seeds ?? []
     }
     return {
-      ask: dialect.observe(run, context).pipe(
+      ask: Effect.suspend(() => dialect.observe(run, { ...context, wasReader: isReader })).pipe(
         Effect.tap((observation) => Effect.sync(() => (isReader = observation.role === "reader"))),
         Effect.mapError(sourceError(probed))
       ),

@@ -48,11 +48,14 @@ const STANDBYS = `SELECT pg_catalog.json_agg(pg_catalog.json_build_array(
     AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_replication_slots AS s
       WHERE s.active_pid OPERATOR(pg_catalog.=) r.pid AND s.slot_type OPERATOR(pg_catalog.=) 'logical')`
 
+/** Half of the time that a new primary takes to answer would go into planning the list of its standbys. */
+const OBSERVE_ROLE = `SELECT ${ROLE}`
+
 /**
  * Role, epoch and standbys in one round trip. A server writes WAL only if it is not in recovery: its
  * timeline is the second question.
  */
-const OBSERVE = `SELECT ${ROLE},
+const OBSERVE_ALL = `SELECT ${ROLE},
   CASE WHEN pg_catalog.pg_is_in_recovery() THEN NULL ELSE (${STANDBYS}) END`
 
 /**
@@ -176,7 +179,7 @@ export const dialect: Dialect = {
     Effect.map(query("SELECT 1 FROM pg_catalog.pg_proc LIMIT 1"), (rows) => rows.length === 1),
   isWriter,
   observe: (query, context) =>
-    Effect.flatMap(query(OBSERVE), ([row]) => {
+    Effect.flatMap(query(context.wasReader === true ? OBSERVE_ROLE : OBSERVE_ALL), ([row]) => {
       const [isInRecovery, segment, started, standbys] = row ?? []
       if (typeof isInRecovery !== "boolean") {
         return Effect.fail(unusable("the role query answered with no row"))

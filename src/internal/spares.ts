@@ -2,7 +2,8 @@
  * Connections to the hosts that may become the writer, opened while the writer is being searched. Most
  * of a failover's last stage is TCP, TLS and log-in; a spare has that behind it when the verdict comes.
  *
- * A spare is checked and set up like any new connection before it is used.
+ * A spare is checked and set up like any new connection before it is used. The check is made once before,
+ * and its answer thrown away: a session's first query is its slowest, and nobody waits for this one.
  *
  * @internal
  */
@@ -20,7 +21,8 @@ export interface Spares {
 
 /** @internal */
 export const make = (
-  connect: (host: Host.Host) => Effect.Effect<Session, SessionError>
+  connect: (host: Host.Host) => Effect.Effect<Session, SessionError>,
+  check: (session: Session) => Effect.Effect<unknown, SessionError>
 ): Spares => {
   const spares = new Map<string, Session>()
 
@@ -32,10 +34,16 @@ export const make = (
 
   const prepareOne = (host: Host.Host) =>
     Effect.uninterruptibleMask((restore) =>
-      Effect.flatMap(restore(connect(host)), (session) => {
-        spares.set(Host.address(host), session)
-        return Effect.addFinalizer(() => Effect.sync(() => take(host)?.destroy()))
-      })
+      Effect.flatMap(restore(connect(host)), (session) =>
+        // Until its check is over nobody may have it.
+        Effect.zipRight(
+          Effect.onError(restore(check(session)), () => Effect.sync(() => session.destroy())),
+          Effect.suspend(() => {
+            spares.set(Host.address(host), session)
+            return Effect.addFinalizer(() => Effect.sync(() => take(host)?.destroy()))
+          })
+        )
+      )
     ).pipe(Effect.ignore, Effect.forkScoped)
 
   return {
