@@ -4,7 +4,8 @@
  * told is checked against what the database holds.
  */
 import { Reactivity } from "@effect/experimental"
-import { assert, it as plain, layer } from "@effect/vitest"
+import * as Fs from "node:fs"
+import { afterAll, assert, it as plain, layer } from "@effect/vitest"
 import { Effect, Either, Layer } from "effect"
 import * as FaultProxy from "effect-failover/testing/FaultProxy"
 import { expectNothingUnhandled } from "../support/unhandled.js"
@@ -269,6 +270,11 @@ const programs = await Effect.runPromise(Programs.find)
 Either.match(programs, {
   onLeft: (reason) => suite((name) => plain(name, (ctx) => ctx.skip(reason))),
   onRight: (programs) => {
+    const { temporary } = programs
+    // Before the layer's own, which therefore comes first: the programs run until then.
+    if (temporary !== undefined) {
+      afterAll(() => Fs.rmSync(temporary, { recursive: true, force: true }))
+    }
     const cluster = Layer.scoped(Cluster, make(programs))
     layer(Layer.merge(cluster, Reactivity.layer), {
       excludeTestServices: true,

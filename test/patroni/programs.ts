@@ -4,7 +4,7 @@
  * 1. the folder named by `PATRONI_ROOT`: unpacked Debian packages (`usr/bin/etcd`, `usr/lib/postgresql/*`,
  *    `usr/lib/python3/dist-packages/patroni`); one that is not complete fails the run
  * 2. `patroni` and `etcd` on the PATH, with PostgreSQL on the PATH or where Debian has it
- * 3. `../shared/tools/debs`, where there is one, which unpacks Debian's packages; once per machine
+ * 3. `../shared/tools/debs`, where there is one, which unpacks Debian's packages for this run
  *
  * `PATRONI_SOURCE` may name a folder with another version's `patroni` package, to be run by the Python
  * of the first or the third.
@@ -29,6 +29,8 @@ export interface Programs {
   /** The folder of `postgres`, `initdb`, `pg_basebackup` and `pg_rewind`. */
   readonly postgres: string
   readonly environment: Readonly<Record<string, string>>
+  /** What was unpacked for this run, to be removed after it. */
+  readonly temporary: string | undefined
 }
 
 /** Every node has an address of its own; elsewhere than on Linux, 127.0.0.1 is the only one of its kind. */
@@ -62,7 +64,11 @@ const storeOf = (etcd: string): Programs["store"] => {
 
 const RUN = "from patroni.__main__ import main; main()"
 
-const unpacked = (root: string, account: Account.Account): Programs | undefined => {
+const unpacked = (
+  root: string,
+  account: Account.Account,
+  temporary?: string
+): Programs | undefined => {
   const packages = Path.join(root, "usr/lib/python3/dist-packages")
   const libraries = list(Path.join(root, "usr/lib")).find((name) => name.endsWith("-linux-gnu"))
   const python = found(Path.join(root, "usr/bin/python3"))
@@ -81,7 +87,8 @@ const unpacked = (root: string, account: Account.Account): Programs | undefined 
       PYTHONPATH: [process.env["PATRONI_SOURCE"], packages].filter(Boolean).join(Path.delimiter),
       PYTHONDONTWRITEBYTECODE: "1",
       LD_LIBRARY_PATH: Path.join(root, "usr/lib", libraries)
-    }
+    },
+    temporary
   }
 }
 
@@ -91,7 +98,15 @@ const installed = (account: Account.Account): Programs | undefined => {
   const beside = onPath("pg_basebackup")
   const postgres = debianPostgres("/") ?? (beside && Path.dirname(Fs.realpathSync(beside)))
   return patroni && etcd && postgres
-    ? { account, patroni: [patroni], etcd, store: storeOf(etcd), postgres, environment: {} }
+    ? {
+        account,
+        patroni: [patroni],
+        etcd,
+        store: storeOf(etcd),
+        postgres,
+        environment: {},
+        temporary: undefined
+      }
     : undefined
 }
 
@@ -104,32 +119,26 @@ const PACKAGES = [
   "python3-cdiff"
 ]
 
-/** Unpacked beside its place and then renamed: what is there is complete, whoever else is at it. */
 const unpack = (tool: string): Either.Either<string, string> => {
-  const target = Path.join(Os.tmpdir(), "effect-failover-patroni-bookworm")
-  if (Fs.existsSync(target)) return Either.right(target)
-  const fresh = `${target}-${process.pid}`
-  const { status, stderr } = spawnSync(tool, ["bookworm", fresh, ...PACKAGES], {
+  const target = Fs.mkdtempSync(Path.join(Os.tmpdir(), "effect-failover-patroni-"))
+  const { status, stderr } = spawnSync(tool, ["bookworm", target, ...PACKAGES], {
     encoding: "utf8",
     env: { ...process.env, EXCLUDE: "libllvm|systemd|perl" }
   })
-  try {
-    if (status !== 0) return Either.left(`${tool} fails: ${stderr.trim().slice(-300)}`)
-    Fs.chmodSync(fresh, 0o755)
-    Fs.renameSync(fresh, target)
+  if (status === 0) {
+    // Whoever the servers run as must be able to read them.
+    Fs.chmodSync(target, 0o755)
     return Either.right(target)
-  } catch (error) {
-    return Fs.existsSync(target) ? Either.right(target) : Either.left(String(error))
-  } finally {
-    Fs.rmSync(fresh, { recursive: true, force: true })
   }
+  Fs.rmSync(target, { recursive: true, force: true })
+  return Either.left(`${tool} fails: ${stderr.trim().slice(-300)}`)
 }
 
 const throughTool = (account: Account.Account): Either.Either<Programs, string> => {
   const tool = Path.resolve(import.meta.dirname, "../../../shared/tools/debs")
   if (!Fs.existsSync(tool)) return Either.left(MISSING)
   return Either.flatMap(unpack(tool), (root) =>
-    Either.fromNullable(unpacked(root, account), () => `${root} is not complete: remove it`)
+    Either.fromNullable(unpacked(root, account, root), () => `${tool} has not unpacked everything`)
   )
 }
 
