@@ -15,15 +15,17 @@ import {
 import type { Connector, HostPool } from "effect-failover"
 import { Errors, Failover } from "effect-failover"
 import { evenly, settle } from "./fakes.js"
+import { refuse } from "effect-failover/testing/SimulatedCluster"
+import type { Cluster } from "./simulated.js"
 import { client, cluster } from "./simulated.js"
 
 /** Three hosts, `a` the writer, and a client that is connected to it. */
 const connected = (change?: Parameters<typeof client>[1]) =>
   Effect.gen(function* () {
-    const sim = cluster("a", "b", "c")
+    const sim = yield* cluster("a", "b", "c")
     const db = yield* client(sim, change)
     yield* db.sql.unsafe("SELECT 1")
-    sim.get("a").log.length = 0
+    yield* sim.forget
     return { sim, ...db }
   })
 
@@ -54,7 +56,7 @@ const noneLeaked = (db: { readonly stats: () => HostPool.Stats }) => {
 describe("a statement", () => {
   it.scoped("nothing is connected before the first one", () =>
     Effect.gen(function* () {
-      const sim = cluster("a", "b")
+      const sim = yield* cluster("a", "b")
       const db = yield* client(sim)
       yield* TestClock.adjust("10 minutes")
       assert.strictEqual(sim.connects(), 0)
@@ -83,9 +85,9 @@ describe("a statement", () => {
     Effect.gen(function* () {
       const { sim, sql, stats } = yield* connected()
       for (const id of ["1", "2", "3"]) yield* insert(sql, id)
-      assert.deepStrictEqual(sim.table, ["1", "2", "3"])
+      assert.deepStrictEqual(sim.table(), ["1", "2", "3"])
       assert.deepStrictEqual([stats().open, stats().host?.host], [1, "a"])
-      assert.lengthOf(sim.get("b").log, 0)
+      assert.lengthOf(sim.executed("b"), 0)
     })
   )
 
@@ -94,7 +96,7 @@ describe("a statement", () => {
       const { sim, sql } = yield* connected()
       yield* sim.next(/INSERT/, "beforeSend")
       assert.deepStrictEqual(yield* outcome(insert(sql, "1")), [])
-      assert.deepStrictEqual(sim.table, ["1"])
+      assert.deepStrictEqual(sim.table(), ["1"])
     })
   )
 
@@ -103,7 +105,7 @@ describe("a statement", () => {
       const { failover, sim, sql, stats } = yield* connected()
       yield* sim.failover("a", "b")
       assert.deepStrictEqual(yield* outcome(insert(sql, "1")), [])
-      assert.deepStrictEqual([sim.table, sim.get("b").log], [["1"], ["INSERT"]])
+      assert.deepStrictEqual([sim.table(), sim.executed("b")], [["1"], ["INSERT"]])
       assert.strictEqual(stats().host?.host, "b")
       assert.isUndefined(failover.failureOf(1))
     })
@@ -112,9 +114,9 @@ describe("a statement", () => {
   it.scoped("the only connection broke while idle: the caller notices nothing", () =>
     Effect.gen(function* () {
       const { sim, sql, topology } = yield* connected()
-      for (const one of [...sim.get("a").sessions]) one.crash()
+      yield* sim.terminate("a")
       assert.deepStrictEqual(yield* outcome(insert(sql, "1")), [])
-      assert.deepStrictEqual(sim.table, ["1"])
+      assert.deepStrictEqual(sim.table(), ["1"])
       assert.strictEqual(topology.unsafeCurrent().epoch, 1)
     })
   )
@@ -134,7 +136,7 @@ describe("a statement", () => {
           ["a", "a", true, "Unknown"]
         )
         assert.strictEqual(error.sqlState, "08S02")
-        assert.deepStrictEqual(sim.table, [...rows])
+        assert.deepStrictEqual(sim.table(), [...rows])
         assert.isFalse(Failover.isSafeToRetry(error))
       })
     )
@@ -146,7 +148,7 @@ describe("a statement", () => {
       yield* sim.next(/INSERT/, "hang")
       const running = yield* Effect.fork(outcome(insert(sql, "1")))
       yield* settle
-      yield* sim.down("a")
+      yield* sim.kill("a")
       yield* TestClock.adjust("2 seconds")
       yield* sim.promote("b")
       const error = yield* Fiber.join(running)
@@ -177,18 +179,18 @@ describe("a statement", () => {
       yield* sim.demote("a")
       yield* sim.promote("b")
       assert.deepStrictEqual(yield* outcome(insert(sql, "1")), [])
-      assert.deepStrictEqual(sim.table, ["1"])
-      assert.deepStrictEqual(sim.get("a").log, ["refused INSERT"])
+      assert.deepStrictEqual(sim.table(), ["1"])
+      assert.deepStrictEqual(sim.executed("a"), ["refused INSERT"])
     })
   )
 
   it.scoped("refused by the writer (a read-only session): the server's error, no failover", () =>
     Effect.gen(function* () {
       const { sim, sql, topology } = yield* connected()
-      yield* sim.next(/INSERT/, { kind: "refuse", code: "25006" })
+      yield* sim.next(/INSERT/, refuse("25006"))
       const error = yield* outcome(insert(sql, "1"))
       assert.instanceOf(error, SqlError.SqlError)
-      assert.match(String(error.cause), /refused INSERT/)
+      assert.deepInclude(error.cause as object, { code: "25006" })
       assert.strictEqual(topology.unsafeCurrent().epoch, 1)
       assert.strictEqual(topology.unsafeCurrent().phase._tag, "Calm")
     })
@@ -196,9 +198,11 @@ describe("a statement", () => {
 
   it.scoped("not answered within the statement's time: StatementTimeout, no failover", () =>
     Effect.gen(function* () {
-      const { sim, sql, topology } = yield* connected()
-      yield* sim.next(/INSERT/, "timeout")
-      const { cause } = yield* Effect.flip(insert(sql, "1"))
+      const { sim, sql, topology } = yield* connected({ queryTimeout: Duration.seconds(1) })
+      yield* sim.next(/INSERT/, "hang")
+      const error = yield* outcome(insert(sql, "1"))
+      assert.instanceOf(error, SqlError.SqlError)
+      const { cause } = error
       assert.instanceOf(cause, Errors.StatementTimeout)
       assert.deepStrictEqual([cause.outcome, Duration.toMillis(cause.timeout)], ["Unknown", 1000])
       assert.strictEqual(topology.unsafeCurrent().phase._tag, "Calm")
@@ -209,7 +213,7 @@ describe("a statement", () => {
     it.scoped(`the server's own error ${code}: untouched, the connection goes on`, () =>
       Effect.gen(function* () {
         const { sim, sql, stats } = yield* connected()
-        yield* sim.next(/INSERT/, { kind: "refuse", code })
+        yield* sim.next(/INSERT/, refuse(code))
         const error = yield* Effect.flip(insert(sql, "1"))
         assert.deepInclude(error.cause as object, { code })
         assert.deepStrictEqual([stats().open, stats().idle], [1, 1])
@@ -223,7 +227,7 @@ describe("a statement", () => {
   it.scoped("cut off by the server (57P01): FailoverSuccess", () =>
     Effect.gen(function* () {
       const { sim, sql } = yield* connected()
-      yield* sim.next(/INSERT/, { kind: "refuse", code: "57P01", severity: "FATAL" })
+      yield* sim.next(/INSERT/, refuse("57P01", { fatal: true }))
       assert.instanceOf(yield* outcome(insert(sql, "1")), Errors.FailoverSuccess)
     })
   )
@@ -231,13 +235,12 @@ describe("a statement", () => {
   it.scoped("no connection slot: tried again without a failover", () =>
     Effect.gen(function* () {
       const { failover, sim, sql, topology } = yield* connected()
-      sim.get("a").refusal = { code: "53300" }
-      for (const one of [...sim.get("a").sessions].slice(1)) one.crash()
-      for (const one of [...sim.get("a").sessions]) one.crash()
+      yield* sim.refuse("a", "53300")
+      yield* sim.terminate("a")
       const running = yield* Effect.fork(insert(sql, "1"))
       yield* TestClock.adjust("3 seconds")
-      assert.deepStrictEqual([sim.table, failover.failureOf(1)], [[], undefined])
-      sim.get("a").refusal = undefined
+      assert.deepStrictEqual([sim.table(), failover.failureOf(1)], [[], undefined])
+      yield* sim.accept("a")
       yield* TestClock.adjust("1 second")
       assert.deepStrictEqual(yield* Fiber.join(running), [])
       assert.isAtMost(topology.unsafeCurrent().epoch, 2)
@@ -246,8 +249,8 @@ describe("a statement", () => {
 
   it.scoped("rejected for good: at once, for everybody, and as the rejection", () =>
     Effect.gen(function* () {
-      const sim = cluster("a", "b")
-      for (const name of ["a", "b"]) sim.get(name).refusal = { code: "28P01" }
+      const sim = yield* cluster("a", "b")
+      for (const name of ["a", "b"]) yield* sim.refuse(name, "28P01")
       const { sql } = yield* client(sim)
       for (const error of yield* Effect.all([
         outcome(insert(sql, "1")),
@@ -256,7 +259,7 @@ describe("a statement", () => {
         assert.instanceOf(error, Errors.ConnectionRejected)
         assert.deepStrictEqual([error.reason, error.sqlState], ["Credentials", "28P01"])
       }
-      for (const name of ["a", "b"]) sim.get(name).refusal = undefined
+      for (const name of ["a", "b"]) yield* sim.accept(name)
       assert.deepStrictEqual(yield* outcome(insert(sql, "3")), [])
     })
   )
@@ -264,7 +267,7 @@ describe("a statement", () => {
   it.scoped("without a writer before the deadline: FailoverFailed, not executed", () =>
     Effect.gen(function* () {
       const { sim, sql } = yield* connected({ failoverTimeout: Duration.seconds(3) })
-      yield* sim.down("a")
+      yield* sim.kill("a")
       const error = yield* outcome(insert(sql, "1"))
       assert.instanceOf(error, Errors.FailoverFailed)
       assert.deepStrictEqual(
@@ -285,7 +288,7 @@ describe("a statement", () => {
       yield* sim.next(/INSERT/, "hang")
       const running = yield* Effect.fork(outcome(insert(sql, "1")))
       yield* settle
-      yield* sim.down("a")
+      yield* sim.kill("a")
       const error = yield* Fiber.join(running)
       assert.instanceOf(error, Errors.FailoverFailed)
       assert.deepStrictEqual([error.outcome, error.sent, error.from?.host], ["Unknown", true, "a"])
@@ -330,7 +333,7 @@ describe("a statement", () => {
       yield* sim.next(/INSERT/, "beforeSend")
       const error = yield* outcome(connection.execute("INSERT", ["1"], undefined))
       assert.instanceOf(error, Errors.FailoverSuccess)
-      assert.deepStrictEqual([error.sent, error.outcome, sim.table], [false, "NotExecuted", []])
+      assert.deepStrictEqual([error.sent, error.outcome, sim.table()], [false, "NotExecuted", []])
     })
   )
 })
@@ -340,8 +343,8 @@ describe("a transaction", () => {
     Effect.gen(function* () {
       const { sim, sql, ...db } = yield* connected()
       yield* sql.withTransaction(Effect.all([insert(sql, "1"), insert(sql, "2")]))
-      assert.deepStrictEqual(sim.get("a").log, ["BEGIN", "INSERT", "INSERT", "COMMIT"])
-      assert.deepStrictEqual(sim.table, ["1", "2"])
+      assert.deepStrictEqual(sim.executed("a"), ["BEGIN", "INSERT", "INSERT", "COMMIT"])
+      assert.deepStrictEqual(sim.table(), ["1", "2"])
       noneLeaked(db)
     })
   )
@@ -353,7 +356,7 @@ describe("a transaction", () => {
       assert.strictEqual(yield* Effect.flip(failing), "mine")
       const dying = sql.withTransaction(Effect.zipRight(insert(sql, "2"), Effect.die("bug")))
       assert.deepStrictEqual(yield* Effect.exit(dying), Exit.die("bug"))
-      assert.deepStrictEqual([sim.table, sim.get("a").log.at(-1)], [[], "ROLLBACK"])
+      assert.deepStrictEqual([sim.table(), sim.executed("a").at(-1)], [[], "ROLLBACK"])
       noneLeaked(db)
     })
   )
@@ -364,7 +367,7 @@ describe("a transaction", () => {
         const { sim, sql } = yield* connected()
         yield* sim.next(/BEGIN/, kind)
         assert.deepStrictEqual(yield* outcome(sql.withTransaction(insert(sql, "1"))), [])
-        assert.deepStrictEqual(sim.table, ["1"])
+        assert.deepStrictEqual(sim.table(), ["1"])
       })
     )
   }
@@ -374,7 +377,7 @@ describe("a transaction", () => {
       const { sim, sql } = yield* connected()
       yield* sim.failover("a", "b")
       assert.deepStrictEqual(yield* outcome(sql.withTransaction(insert(sql, "1"))), [])
-      assert.deepStrictEqual(sim.get("b").log, ["BEGIN", "INSERT", "COMMIT"])
+      assert.deepStrictEqual(sim.executed("b"), ["BEGIN", "INSERT", "COMMIT"])
     })
   )
 
@@ -387,7 +390,7 @@ describe("a transaction", () => {
         assert.instanceOf(error, Errors.TransactionResolutionUnknown)
         assert.deepStrictEqual([error.outcome, error.sent], ["RolledBack", kind !== "beforeSend"])
         assert.isTrue(Failover.isSafeToRetry(error))
-        assert.deepStrictEqual(sim.table, [])
+        assert.deepStrictEqual(sim.table(), [])
         noneLeaked(db)
       })
     )
@@ -405,7 +408,7 @@ describe("a transaction", () => {
       const error = yield* outcome(work)
       assert.instanceOf(error, Errors.TransactionResolutionUnknown)
       assert.deepStrictEqual([error.outcome, error.sent, error.to.host], ["RolledBack", false, "b"])
-      assert.deepStrictEqual(sim.table, [])
+      assert.deepStrictEqual(sim.table(), [])
     })
   )
 
@@ -415,7 +418,7 @@ describe("a transaction", () => {
       yield* sim.next(/COMMIT/, "beforeSend")
       const error = yield* outcome(sql.withTransaction(insert(sql, "1")))
       assert.instanceOf(error, Errors.TransactionResolutionUnknown)
-      assert.deepStrictEqual([error.outcome, error.sent, sim.table], ["RolledBack", false, []])
+      assert.deepStrictEqual([error.outcome, error.sent, sim.table()], ["RolledBack", false, []])
     })
   )
 
@@ -431,7 +434,7 @@ describe("a transaction", () => {
         assert.instanceOf(error, Errors.TransactionResolutionUnknown)
         assert.deepStrictEqual([error.outcome, error.sqlState], ["Unknown", "08007"])
         assert.isFalse(Failover.isSafeToRetry(error))
-        assert.deepStrictEqual(sim.table, [...rows])
+        assert.deepStrictEqual(sim.table(), [...rows])
         noneLeaked(db)
       })
     )
@@ -443,7 +446,7 @@ describe("a transaction", () => {
       yield* sim.next(/COMMIT/, "hang")
       const running = yield* Effect.fork(outcome(sql.withTransaction(insert(sql, "1"))))
       yield* settle
-      yield* sim.down("a")
+      yield* sim.kill("a")
       const error = yield* Fiber.join(running)
       assert.instanceOf(error, Errors.FailoverFailed)
       assert.strictEqual(error.outcome, "Unknown")
@@ -456,7 +459,7 @@ describe("a transaction", () => {
       yield* sim.next(/INSERT/, "hang")
       const running = yield* Effect.fork(outcome(sql.withTransaction(insert(sql, "1"))))
       yield* settle
-      yield* sim.down("a")
+      yield* sim.kill("a")
       const error = yield* Fiber.join(running)
       assert.instanceOf(error, Errors.FailoverFailed)
       assert.deepStrictEqual([error.outcome, Failover.isSafeToRetry(error)], ["RolledBack", true])
@@ -473,7 +476,7 @@ describe("a transaction", () => {
         const [lost, mine] = Chunk.toReadonlyArray(Cause.failures(cause))
         assert.instanceOf(lost, SqlError.SqlError)
         assert.deepInclude(lost.cause as object, { outcome: "RolledBack", sqlState: "08007" })
-        assert.deepStrictEqual([mine, sim.table], ["mine", []])
+        assert.deepStrictEqual([mine, sim.table()], ["mine", []])
         noneLeaked(db)
       })
     )
@@ -496,7 +499,7 @@ describe("a transaction", () => {
   it.scoped("COMMIT refused: the server's error", () =>
     Effect.gen(function* () {
       const { sim, sql, ...db } = yield* connected()
-      yield* sim.next(/COMMIT/, { kind: "refuse", code: "40001" })
+      yield* sim.next(/COMMIT/, refuse("40001"))
       const error = yield* outcome(sql.withTransaction(insert(sql, "1")))
       assert.instanceOf(error, SqlError.SqlError)
       assert.deepInclude(error.cause as object, { code: "40001" })
@@ -507,11 +510,11 @@ describe("a transaction", () => {
   it.scoped("COMMIT answered with ROLLBACK: an error, for nothing is stored", () =>
     Effect.gen(function* () {
       const { sim, sql } = yield* connected()
-      yield* sim.next(/INSERT/, { kind: "refuse", code: "23505" })
+      yield* sim.next(/INSERT/, refuse("23505"))
       const error = yield* outcome(sql.withTransaction(Effect.ignore(insert(sql, "1"))))
       assert.instanceOf(error, SqlError.SqlError)
       assert.match(error.message, /rolled back: a statement in it had failed/)
-      assert.deepStrictEqual(sim.table, [])
+      assert.deepStrictEqual(sim.table(), [])
     })
   )
 
@@ -528,20 +531,21 @@ describe("a transaction", () => {
       )
       const error = yield* outcome(work)
       assert.instanceOf(error, Errors.TransactionResolutionUnknown)
-      assert.deepStrictEqual([later[0] === error, sim.table], [true, []])
+      assert.deepStrictEqual([later[0] === error, sim.table()], [true, []])
     })
   )
 
   it.scoped("no answer in time: StatementTimeout, rolled back; at COMMIT, unknown", () =>
     Effect.gen(function* () {
-      const { sim, sql } = yield* connected()
+      const { sim, sql } = yield* connected({ queryTimeout: Duration.seconds(1) })
       for (const [at, expected] of [
         [/INSERT/, "RolledBack"],
         [/COMMIT/, "Unknown"],
         [/BEGIN/, "RolledBack"]
       ] as const) {
-        yield* sim.next(at, "timeout")
-        const error = yield* Effect.flip(sql.withTransaction(insert(sql, "1")))
+        yield* sim.next(at, "hang")
+        const error = yield* outcome(sql.withTransaction(insert(sql, "1")))
+        assert.instanceOf(error, SqlError.SqlError)
         assert.instanceOf(error.cause, Errors.StatementTimeout)
         assert.strictEqual(error.cause.outcome, expected, String(at))
       }
@@ -565,7 +569,7 @@ describe("a transaction", () => {
       const { sim, sql } = yield* connected()
       const inner = sql.withTransaction(Effect.zipRight(insert(sql, "2"), Effect.fail("inner")))
       yield* sql.withTransaction(Effect.zipRight(insert(sql, "1"), Effect.ignore(inner)))
-      assert.deepStrictEqual(sim.get("a").log, [
+      assert.deepStrictEqual(sim.executed("a"), [
         "BEGIN",
         "INSERT",
         "SAVEPOINT effect_sql_1",
@@ -585,7 +589,7 @@ describe("a transaction", () => {
         const work = sql.withTransaction(Effect.zipRight(insert(sql, "1"), Effect.ignore(inner)))
         const error = yield* outcome(work)
         assert.instanceOf(error, Errors.TransactionResolutionUnknown)
-        assert.deepStrictEqual([error.outcome, sim.table], ["RolledBack", []])
+        assert.deepStrictEqual([error.outcome, sim.table()], ["RolledBack", []])
         noneLeaked(db)
       })
     )
@@ -594,11 +598,11 @@ describe("a transaction", () => {
   it.scoped("another client's statement does not run in it", () =>
     Effect.gen(function* () {
       const { sim, sql } = yield* connected()
-      const other = cluster("x")
+      const other = yield* cluster("x")
       const foreign = (yield* client(other)).sql
       yield* sql.withTransaction(Effect.zipRight(insert(foreign, "x"), insert(sql, "1")))
-      assert.deepStrictEqual([sim.table, other.table], [["1"], ["x"]])
-      assert.deepStrictEqual(other.get("x").log, ["INSERT"])
+      assert.deepStrictEqual([sim.table(), other.table()], [["1"], ["x"]])
+      assert.deepStrictEqual(other.executed("x"), ["INSERT"])
     })
   )
 
@@ -608,7 +612,37 @@ describe("a transaction", () => {
       for (const at of [/INSERT/, /INSERT/, /BEGIN/]) yield* sim.next(at, "beforeReply")
       const work = sql.withTransaction(insert(sql, "1"))
       yield* outcome(Effect.retry(work, { while: Failover.isSafeToRetry }))
-      assert.deepStrictEqual(sim.table, ["1"])
+      assert.deepStrictEqual(sim.table(), ["1"])
+    })
+  )
+})
+
+describe("a driver that has no `submit`", () => {
+  const plain = (sim: Cluster): Connector.Connector => {
+    const { connect, system } = sim.connectorWith({})
+    return {
+      system,
+      connect: (...to) => Effect.map(connect(...to), (_) => ({ ..._, submit: undefined }))
+    }
+  }
+
+  it.scoped("runs statements and transactions alike, and tells the same truth", () =>
+    Effect.gen(function* () {
+      const sim = yield* cluster("a", "b")
+      const { sql, ...db } = yield* client(sim, { connector: plain(sim) })
+      yield* insert(sql, "1")
+      yield* sql.withTransaction(Effect.all([insert(sql, "2"), insert(sql, "3")]))
+      yield* sim.next(/INSERT/, "beforeReply")
+      assert.instanceOf(yield* outcome(insert(sql, "4")), Errors.FailoverSuccess)
+      yield* sim.next(/COMMIT/, "beforeExecute")
+      const error = yield* outcome(sql.withTransaction(insert(sql, "5")))
+      assert.instanceOf(error, Errors.TransactionResolutionUnknown)
+      yield* sim.next(/INSERT/, "hang")
+      const running = yield* Effect.fork(insert(sql, "6"))
+      yield* settle
+      yield* Fiber.interrupt(running)
+      assert.deepStrictEqual(sim.table(), ["1", "2", "3", "4"])
+      noneLeaked(db)
     })
   )
 })
@@ -618,9 +652,10 @@ describe("an interruption", () => {
     "in the moment in which BEGIN is answered: no open transaction goes back to the pool",
     () =>
       Effect.gen(function* () {
-        const sim = cluster("a")
+        const sim = yield* cluster("a")
         const interruptedAfterBegin = (session: Connector.Session): Connector.Session => ({
           ...session,
+          submit: undefined,
           execute: (request) =>
             request.sql === "BEGIN"
               ? Effect.tap(session.execute(request), () =>
@@ -641,7 +676,7 @@ describe("an interruption", () => {
           Effect.forkDaemon(sql.withTransaction(insert(sql, "1"))).pipe(Effect.flatMap(Fiber.await))
         )
         yield* insert(sql, "2")
-        assert.deepStrictEqual(sim.table, ["2"])
+        assert.deepStrictEqual(sim.table(), ["2"])
       })
   )
 
@@ -665,7 +700,7 @@ describe("an interruption", () => {
         if (isRollback) yield* TestClock.adjust("1 second")
         yield* Fiber.join(interrupting)
         noneLeaked(db)
-        assert.deepStrictEqual(sim.table, [])
+        assert.deepStrictEqual(sim.table(), [])
         assert.deepStrictEqual(yield* outcome(insert(sql, "2")), [])
       })
     )
@@ -678,8 +713,8 @@ describe("an interruption", () => {
       const running = yield* Effect.fork(sql.withTransaction(work))
       yield* settle
       yield* Fiber.interrupt(running)
-      assert.strictEqual(sim.get("a").log.at(-1), "ROLLBACK")
-      assert.deepStrictEqual([sim.table, db.stats().idle], [[], 1])
+      assert.strictEqual(sim.executed("a").at(-1), "ROLLBACK")
+      assert.deepStrictEqual([sim.table(), db.stats().idle], [[], 1])
       noneLeaked(db)
     })
   )
@@ -687,14 +722,14 @@ describe("an interruption", () => {
   it.scoped("while the client searches stops the caller and not the search", () =>
     Effect.gen(function* () {
       const { sim, sql, ...db } = yield* connected()
-      yield* sim.down("a")
+      yield* sim.kill("a")
       const running = yield* Effect.fork(insert(sql, "1"))
       yield* TestClock.adjust("1 second")
       yield* Fiber.interrupt(running)
       yield* sim.promote("b")
       yield* TestClock.adjust("2 seconds")
       assert.strictEqual(db.stats().host?.host, "b")
-      assert.deepStrictEqual(sim.table, [])
+      assert.deepStrictEqual(sim.table(), [])
       noneLeaked(db)
     })
   )
@@ -731,7 +766,7 @@ describe("an interruption", () => {
             yield* Fiber.interrupt(running)
             yield* settle
             noneLeaked(db)
-            assert.isAtMost(sim.table.length, 1)
+            assert.isAtMost(sim.table().length, 1)
           })
         )
       }
@@ -755,9 +790,9 @@ describe("an outage", () => {
       )
       assert.lengthOf(cutOff, 10)
       assert.isTrue(cutOff.every((_) => _.error._tag === "FailoverSuccess"))
-      assert.strictEqual(new Set(sim.table).size, sim.table.length)
+      assert.strictEqual(new Set(sim.table()).size, sim.table().length)
       const unknown = new Set(cutOff.map((_) => String(_.i)))
-      assert.strictEqual(sim.table.filter((_) => !unknown.has(_)).length, 9_990)
+      assert.strictEqual(sim.table().filter((_) => !unknown.has(_)).length, 9_990)
       const events = yield* failover.events.pipe(Stream.take(6), Stream.runCollect)
       assert.lengthOf(
         Chunk.toReadonlyArray(events).filter((_) => _._tag === "Noticed"),
@@ -769,7 +804,7 @@ describe("an outage", () => {
   it.scoped("of a hung host is found by the monitor, and ends what hangs on it", () =>
     Effect.gen(function* () {
       const { sim, sql } = yield* connected()
-      yield* sim.hang("a")
+      yield* sim.freeze("a")
       yield* sim.promote("b")
       const running = yield* Effect.fork(Effect.flip(insert(sql, "1")))
       yield* TestClock.adjust("45 seconds")
@@ -782,17 +817,17 @@ describe("an outage", () => {
   it.scoped("over: nothing runs on a host of an older epoch, also when it resumes", () =>
     Effect.gen(function* () {
       const { sim, sql } = yield* connected()
-      yield* sim.hang("a")
+      yield* sim.freeze("a")
       yield* sim.promote("b")
       yield* TestClock.adjust("45 seconds")
-      sim.get("a").log.length = 0
-      Object.assign(sim.get("a"), { state: "up", role: "writer" })
+      yield* sim.forget
+      yield* sim.resume("a")
       for (let i = 0; i < 6; i++) {
         yield* insert(sql, String(i))
         yield* sql.withTransaction(insert(sql, `t${i}`))
         yield* TestClock.adjust("150 millis")
       }
-      assert.deepStrictEqual([sim.get("a").log, sim.table.length], [[], 12])
+      assert.deepStrictEqual([sim.executed("a"), sim.table().length], [[], 12])
     })
   )
 
@@ -818,10 +853,10 @@ describe("an outage", () => {
         yield* sim.failover(from, to)
         yield* TestClock.adjust("300 millis")
         yield* Effect.forEach(fibers, Fiber.await)
-        yield* sim.up(from, "reader")
+        yield* sim.start(from, { as: "standby" })
       }
-      assert.includeMembers(sim.table, acknowledged)
-      assert.strictEqual(new Set(sim.table).size, sim.table.length)
+      assert.includeMembers(sim.table(), acknowledged)
+      assert.strictEqual(new Set(sim.table()).size, sim.table().length)
       assert.isAtLeast(acknowledged.length, 12)
       noneLeaked(db)
     }).pipe(evenly)
@@ -831,14 +866,14 @@ describe("an outage", () => {
     Effect.gen(function* () {
       const scope = yield* Scope.make()
       const { sim, sql } = yield* connected().pipe(Scope.extend(scope))
-      yield* sim.down("a")
+      yield* sim.kill("a")
       const running = yield* Effect.fork(Effect.flip(Failover.outcomes(insert(sql, "1"))))
       yield* TestClock.adjust("1 second")
       yield* Scope.close(scope, Exit.void)
       const error = yield* Fiber.join(running)
       assert.instanceOf(error, Errors.FailoverFailed)
       assert.deepStrictEqual([error.reason, error.outcome], ["Closed", "NotExecuted"])
-      assert.strictEqual(sim.openSessions(), 0)
+      assert.strictEqual(sim.sessions(), 0)
     })
   )
 
@@ -849,7 +884,7 @@ describe("an outage", () => {
       yield* Scope.close(scope, Exit.void)
       const error = yield* outcome(insert(sql, "1"))
       assert.instanceOf(error, Errors.FailoverFailed)
-      assert.deepStrictEqual([error.reason, sim.table], ["Closed", []])
+      assert.deepStrictEqual([error.reason, sim.table()], ["Closed", []])
     })
   )
 })
@@ -860,14 +895,14 @@ describe("the session set-up", () => {
       const { sim, sql } = yield* connected({ sessionSetup: (sql) => sql.unsafe("SET x") })
       yield* sim.failover("a", "b")
       yield* outcome(insert(sql, "1"))
-      assert.deepStrictEqual(sim.get("b").log, ["SET x", "INSERT"])
+      assert.deepStrictEqual(sim.executed("b"), ["SET x", "INSERT"])
     })
   )
 
   it.scoped("refused by the server: a wrong option, told at once", () =>
     Effect.gen(function* () {
-      const sim = cluster("a")
-      yield* sim.next(/SET/, { kind: "refuse", code: "42601" })
+      const sim = yield* cluster("a")
+      yield* sim.next(/SET/, refuse("42601"))
       const { sql } = yield* client(sim, { sessionSetup: (sql) => sql.unsafe("SET x") })
       const error = yield* Effect.flip(insert(sql, "1"))
       assert.instanceOf(error.cause, Errors.ConfigurationError)
@@ -877,11 +912,11 @@ describe("the session set-up", () => {
 
   it.scoped("cut off: tried again, the caller notices nothing", () =>
     Effect.gen(function* () {
-      const sim = cluster("a")
+      const sim = yield* cluster("a")
       yield* sim.next(/SET/, "beforeReply")
       const { sql } = yield* client(sim, { sessionSetup: (sql) => sql.unsafe("SET x") })
       assert.deepStrictEqual(yield* outcome(insert(sql, "1")), [])
-      assert.deepStrictEqual(sim.table, ["1"])
+      assert.deepStrictEqual(sim.table(), ["1"])
     })
   )
 })
