@@ -12,8 +12,8 @@ import {
   Stream,
   TestClock
 } from "effect"
-import type { Connector } from "effect-failover"
-import { Errors, Failover, Topology, TopologyState } from "effect-failover"
+import type { Connector , Topology} from "effect-failover"
+import { Errors, Failover, TopologyState } from "effect-failover"
 import { evenly, host, rejection, sessionError, settle } from "./fakes.js"
 
 /** A topology whose writer the test names; `undefined`: nobody is the writer. */
