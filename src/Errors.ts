@@ -1,5 +1,5 @@
 /**
- * What callers are told. Three outcomes carry the truth about work that a failure cut off; the other
+ * What callers are told. Four outcomes carry the truth about work that a failure cut off; the other
  * errors say what has to be changed before the work can be done.
  *
  * | error | SQLSTATE | what it says |
@@ -7,8 +7,10 @@
  * | `FailoverSuccess` | 08S02 | the connection is restored; the statement that was in flight may have been executed |
  * | `TransactionResolutionUnknown` | 08007 | the connection is restored; the transaction was rolled back, or its COMMIT is unknown |
  * | `FailoverFailed` | 08S01 | no host could be reached before the deadline; `outcome` says what became of the work |
+ * | `RequestUnanswered` | - | over HTTP (ArangoDB): a request that had left completely got no answer, and may have been executed |
  *
- * They reach a caller as the `cause` of the `SqlError` that `SqlClient` fails with;
+ * They reach a caller as the `cause` of the `SqlError` that `SqlClient` fails with, or of the
+ * `RequestError` that `HttpClient` fails with;
  * `Failover.outcomes` lifts them into the typed error channel.
  *
  * @since 0.1.0
@@ -135,7 +137,7 @@ export class TransactionResolutionUnknown extends Data.TaggedError("TransactionR
  */
 export class FailoverFailed extends Data.TaggedError("FailoverFailed")<{
   /** Why the search ended. */
-  readonly reason: "Timeout" | "Closed" | "Rejected"
+  readonly reason: "Timeout" | "Closed" | "Rejected" | "Unreachable"
   /** What became of the caller's work. */
   readonly outcome: Outcome
   /** The host that was lost, where there was one. */
@@ -170,12 +172,56 @@ export class FailoverFailed extends Data.TaggedError("FailoverFailed")<{
     const why = {
       Timeout: `no writer within ${elapsed}`,
       Closed: `the client was closed after ${elapsed} of searching for a writer`,
-      Rejected: `no host lets us in any more (after ${elapsed})`
+      Rejected: `no host lets us in any more (after ${elapsed})`,
+      Unreachable: `no host could be reached (after ${elapsed})`
     }[this.reason]
     const tried = this.tried.map(
       (_) => `${at(_.host)}: ${_.lastError}${_.attempts > 1 ? ` (${_.attempts} times)` : ""}`
     )
     return `${why}; tried ${tried.length === 0 ? "no host" : tried.join("; ")}; ${this.hint}`
+  }
+}
+
+/**
+ * A request over HTTP failed without an answer, and was not sent again. With `sent` it had left this
+ * process completely, so that it **may have been executed**; without, it had not (a server does not
+ * execute half a request), and only its body, which can be read once, or that it was meant for this one
+ * server, kept it from going elsewhere. The next request goes to another endpoint.
+ *
+ * @since 0.1.0
+ * @category outcomes
+ */
+export class RequestUnanswered extends Data.TaggedError("RequestUnanswered")<{
+  /** The host that the request was sent to last. */
+  readonly from: Host
+  readonly method: string
+  readonly path: string
+  /** Whether the request had been written completely, or nobody can tell that it had not. */
+  readonly sent: boolean
+  /** Whether it was given up because no answer came in time; else the connection failed. */
+  readonly timedOut: boolean
+  /** Every host that it was sent to, with what happened there. */
+  readonly tried: ReadonlyArray<Tried>
+  readonly elapsed: Duration.Duration
+  readonly attempts: number
+  /** The HTTP client's own error. */
+  readonly cause: unknown
+}> {
+  get outcome(): Outcome {
+    return this.sent ? "Unknown" : "NotExecuted"
+  }
+
+  get hint(): string {
+    return this.sent
+      ? "it was sent completely: it may have been executed. Run it again only if that is safe (an idempotent request, or after looking)"
+      : "it was not executed: run it again, with a new body if that is a stream"
+  }
+
+  override get message(): string {
+    const what = this.timedOut
+      ? `gave no answer within ${millis(this.elapsed)}`
+      : "broke the connection without an answer"
+    return `${at(this.from)} ${what} to ${this.method} ${this.path}; ${this.hint}`
   }
 }
 

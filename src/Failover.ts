@@ -25,6 +25,7 @@ import type {
   ConnectionRejected,
   FailoverFailed,
   FailoverSuccess,
+  RequestUnanswered,
   TransactionResolutionUnknown
 } from "./Errors.js"
 import type { Host } from "./Host.js"
@@ -165,7 +166,18 @@ export const make = (options: Options): Effect.Effect<Failover, never, Scope.Sco
 export type OutcomeError = FailoverSuccess | FailoverFailed | TransactionResolutionUnknown
 
 /**
- * Lifts the outcomes from the cause of a `SqlError` into the typed error channel, so that
+ * What else can be lifted from errors that hold a `RequestError` of an `HttpClient`.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type RequestOutcome<E> = [Extract<E, { readonly _tag: "RequestError" }>] extends [never]
+  ? never
+  : RequestUnanswered
+
+/**
+ * Lifts the outcomes from the cause of a `SqlError`, or of an HTTP client's `RequestError`, into the
+ * typed error channel, so that
  * `Effect.catchTag("TransactionResolutionUnknown", ...)` works. Other errors pass untouched.
  *
  * @example
@@ -190,7 +202,8 @@ export type OutcomeError = FailoverSuccess | FailoverFailed | TransactionResolut
  */
 export const outcomes: <A, E, R>(
   self: Effect.Effect<A, E, R>
-) => Effect.Effect<A, E | OutcomeError | ConnectionRejected, R> = internal.outcomes
+) => Effect.Effect<A, E | OutcomeError | ConnectionRejected | RequestOutcome<E>, R> =
+  internal.outcomes
 
 /**
  * Whether the work that failed with this error is known not to have happened, so that running it again

@@ -10,6 +10,7 @@ import * as Classifier from "../ErrorClassifier.js"
 import type {
   FailoverSuccess,
   Outcome,
+  RequestUnanswered,
   TransactionResolutionUnknown,
   FailoverFailed
 } from "../Errors.js"
@@ -18,11 +19,20 @@ import type { RetryBudget } from "../RetryBudget.js"
 
 type OutcomeError = FailoverSuccess | FailoverFailed | TransactionResolutionUnknown
 
+/** Only what fails with an HTTP client's error can carry it: users of SQL need not think of it. */
+type RequestOutcome<E> = [Extract<E, { readonly _tag: "RequestError" }>] extends [never]
+  ? never
+  : RequestUnanswered
+
 const outcomeTags: ReadonlySet<string> = new Set([
   "FailoverSuccess",
   "FailoverFailed",
+  "RequestUnanswered",
   "TransactionResolutionUnknown"
 ])
+
+/** The errors of `SqlClient` and of `HttpClient`. */
+const carriers: ReadonlySet<unknown> = new Set(["SqlError", "RequestError"])
 
 const known: ReadonlyArray<Outcome> = ["NotExecuted", "RolledBack", "Unknown"]
 
@@ -32,9 +42,9 @@ const isTagged = (u: unknown): u is { readonly _tag: unknown } =>
 /** Query builders put errors of their own in between; the bound is for cycles. */
 const MAX_CAUSES = 16
 
-/** Our error that a `SqlError` carries, else what it carries, or the error itself. */
+/** Our error that a client's error carries, else what it carries, or the error itself. */
 const unwrap = (error: unknown): unknown => {
-  if (!isTagged(error) || error._tag !== "SqlError" || !("cause" in error)) return error
+  if (!isTagged(error) || !carriers.has(error._tag) || !("cause" in error)) return error
   let cause: unknown = error.cause
   for (let i = 0; i < MAX_CAUSES && cause instanceof Error; i++) {
     if (isOurs(cause)) return cause
@@ -49,7 +59,7 @@ const isOurs = (error: unknown): boolean =>
   error instanceof PoolTimeout ||
   error instanceof StatementTimeout
 
-const isOutcome = (u: unknown): u is OutcomeError | ConnectionRejected =>
+const isOutcome = (u: unknown): u is OutcomeError | ConnectionRejected | RequestUnanswered =>
   u instanceof ConnectionRejected ||
   (isTagged(u) && typeof u._tag === "string" && outcomeTags.has(u._tag))
 
@@ -67,10 +77,13 @@ export const outcomeOf = (error: unknown): Outcome | undefined => {
 /** @internal */
 export const outcomes = <A, E, R>(
   self: Effect.Effect<A, E, R>
-): Effect.Effect<A, E | OutcomeError | ConnectionRejected, R> =>
-  Effect.mapError(self, (error): E | OutcomeError | ConnectionRejected => {
+): Effect.Effect<A, E | OutcomeError | ConnectionRejected | RequestOutcome<E>, R> =>
+  Effect.mapError(self, (error) => {
     const cause = unwrap(error)
-    return isOutcome(cause) ? cause : error
+    // A cause is untyped: that only a `RequestError` carries a `RequestUnanswered`, no type can say.
+    return isOutcome(cause)
+      ? (cause as OutcomeError | ConnectionRejected | RequestOutcome<E>)
+      : error
   })
 
 /** @internal */

@@ -233,19 +233,19 @@ export class Engine {
     const { tag, text } = command
     if (this.isReadOnly()) return done(readOnly(tag))
     const lookUp = Ledger.readLookUp(text)
+    let found: boolean | undefined
     if (lookUp !== undefined) {
       if (Ledger.isUndecided(server, this, lookUp)) {
         this.stop = server.whenTransactionEnds(() => this.write(command, params, done))
         return
       }
-      const committed = Ledger.find(this.visible(), lookUp)
-      // The row that is there is updated to what it is.
-      if (committed !== undefined) return done(answerOf(tag, [{ committed }], 1))
+      // A row that is there is updated to what it is: a write like any other, and it waits like any other.
+      found = Ledger.find(this.visible(), lookUp)
     }
     const statement: Statement = { sql: text, params }
     const rows =
       lookUp !== undefined
-        ? [{ committed: false }]
+        ? [{ committed: found ?? false }]
         : SqlText.returnsRows(command)
           ? this.ask(statement)
           : []

@@ -1,0 +1,199 @@
+/** What is taken out of the client, one at a time. */
+
+export interface Mutation {
+  readonly name: string
+  readonly file: string
+  /** There exactly once. */
+  readonly find: string
+  readonly replace: string
+}
+
+export const mutations: ReadonlyArray<Mutation> = [
+  {
+    name: "double verification: a host is the writer if its list says so",
+    file: "src/dialects/AuroraPg.ts",
+    find: `role: first[5] === false && writer?.serverId === self ? "writer" : "reader",`,
+    replace: `role: writer?.serverId === self ? "writer" : "reader",`
+  },
+  {
+    name: "double verification: a new pooled connection is not asked for its role",
+    file: "src/SqlFailover.ts",
+    find: `isWriter ? setUp(session) : Effect.fail(Router.notTheWriter(host))`,
+    replace: `isWriter ? setUp(session) : setUp(session)`
+  },
+  {
+    name: "epoch check: a claim of an older server epoch is believed",
+    file: "src/internal/claims.ts",
+    find: `(isOlder(observation.serverEpoch, state.serverEpoch) ||`,
+    replace: `(false ||`
+  },
+  {
+    name: "single flight: each failure begins a failover",
+    file: "src/internal/flight.ts",
+    find: `const { done } = flight ?? start(epoch, cause)`,
+    replace: `const { done } = start(epoch, cause)`
+  },
+  {
+    name: "generation check: a loss of an older epoch is taken for one of the present",
+    file: "src/internal/topologyReducer.ts",
+    find: `return state.phase._tag === "Calm" && state.epoch === event.epoch ? search(state, now) : state`,
+    replace: `return state.phase._tag === "Calm" ? search(state, now) : state`
+  },
+  {
+    name: "generation check: a failover that is over is made again",
+    file: "src/internal/flight.ts",
+    find: `if (flight === undefined && isOver && options.connectedEpoch() === writer.epoch) {`,
+    replace: `if (false && isOver && writer !== undefined) {`
+  },
+  {
+    name: "generation check: a pool of an older epoch is used",
+    file: "src/internal/router.ts",
+    find: `confirmedWriter(topology.unsafeCurrent())?.epoch === pool.epoch`,
+    replace: `confirmedWriter(topology.unsafeCurrent()) !== undefined`
+  },
+  {
+    name: "the old pool is cut late: with the flight instead of with the confirmation",
+    file: "src/internal/router.ts",
+    find: `if (writer !== undefined && current !== undefined && current.pool.epoch < writer.epoch) {`,
+    replace: `if (writer !== undefined && current !== undefined && current.pool.epoch < -1) {`
+  },
+  {
+    name: "sent flag: an unanswered statement is taken for one that was not sent",
+    file: "src/internal/runner.ts",
+    find: `          : tell.failoverSuccess(lease, true, cause)
+      case "Answered":`,
+    replace: `          : leases.again(trouble, pool.host, cause)
+      case "Answered":`
+  },
+  {
+    name: "sent flag: a statement that timed out is run again",
+    file: "src/internal/runner.ts",
+    find: `? tell.timedOut(lease, cause, "Unknown")
+          : tell.failoverSuccess`,
+    replace: `? leases.again(trouble, pool.host, cause)
+          : tell.failoverSuccess`
+  },
+  {
+    name: "sent flag: a statement that was not sent is told as unknown",
+    file: "src/internal/runner.ts",
+    find: `      case "NotSent":
+        return leases.again(trouble, pool.host, cause)`,
+    replace: `      case "NotSent":
+        return tell.failoverSuccess(lease, true, cause)`
+  },
+  {
+    name: "sent flag: a statement that was sent is told as not executed",
+    file: "src/internal/tell.ts",
+    find: `move(lease, cause, sent ? "Unknown" : "NotExecuted")`,
+    replace: `move(lease, cause, "NotExecuted")`
+  },
+  {
+    name: "a COMMIT that is unknown is told as rolled back",
+    file: "src/internal/sessionTransaction.ts",
+    find: `resolution === "RolledBack" ? "RolledBack" : "Unknown",`,
+    replace: `"RolledBack",`
+  },
+  {
+    name: "a COMMIT that was not answered is told as committed",
+    file: "src/internal/sessionTransaction.ts",
+    find: `resolution === "Committed"`,
+    replace: `resolution !== "RolledBack"`
+  },
+  {
+    name: "a COMMIT that timed out is told as rolled back",
+    file: "src/internal/sessionTransaction.ts",
+    find: `return this.losing(tell.timedOut(lease, error.cause, "Unknown"))`,
+    replace: `return this.losing(tell.timedOut(lease, error.cause, "RolledBack"))`
+  },
+  {
+    name: "ledger: a lost COMMIT is found to be committed",
+    file: "src/CommitResolution.ts",
+    find: `row?.[0] === true ? "Committed" : "RolledBack"`,
+    replace: `row?.[0] === true ? "Committed" : "Committed"`
+  },
+  {
+    name: "ledger: a COMMIT is found to be rolled back",
+    file: "src/CommitResolution.ts",
+    find: `row?.[0] === true ? "Committed" : "RolledBack"`,
+    replace: `row?.[0] === true ? "RolledBack" : "RolledBack"`
+  },
+  {
+    name: "an unknown transaction is retried",
+    file: "src/internal/outcomes.ts",
+    find: `return outcome === "NotExecuted" || outcome === "RolledBack"`,
+    replace: `return outcome !== undefined`
+  },
+  {
+    name: "a transaction keeps its connection",
+    file: "src/internal/sessionTransaction.ts",
+    find: `this.lease.pool.give(this.lease.session)`,
+    replace: `void this.lease`
+  },
+  {
+    name: "a caller who leaves keeps the connection that was handed over to him",
+    file: "src/HostPool.ts",
+    find: `if (!waiters.delete(waiter) && taken !== undefined) give(taken)`,
+    replace: `if (waiters.delete(waiter)) return`
+  },
+  {
+    name: "a statement that its caller left keeps its connection",
+    file: "src/internal/runner.ts",
+    find: `        cancel()
+        pool.give(session)`,
+    replace: `        cancel()`
+  },
+  {
+    name: "a connection that was opened for a pool that was cut is kept",
+    file: "src/HostPool.ts",
+    find: `if (!cutOff) return Effect.succeed(adopt(session, variance))`,
+    replace: `if (!cutOff || cutOff) return Effect.succeed(adopt(session, variance))`
+  },
+  {
+    name: "an opening to a hung host cannot be interrupted",
+    file: "src/HostPool.ts",
+    find: `fork(
+        Effect.interruptible(`,
+    replace: `fork(
+        Effect.uninterruptible(`
+  },
+  {
+    name: "a failover has no deadline",
+    file: "src/internal/flight.ts",
+    find: `          Effect.timeoutTo({
+            duration: timeout,`,
+    replace: `          Effect.timeoutTo({
+            duration: Duration.infinity,`
+  },
+  {
+    name: "a wait for a connection has no deadline",
+    file: "src/HostPool.ts",
+    find: `if (Duration.greaterThanOrEqualTo(elapsed, settings.acquireTimeout)) {`,
+    replace: `if (Duration.greaterThanOrEqualTo(elapsed, Duration.hours(1))) {`
+  },
+  {
+    name: "what hangs on a lost host is not ended when the failover gives up",
+    file: "src/internal/router.ts",
+    find: `abandon: Effect.sync(() => current?.pool.cut())`,
+    replace: `abandon: Effect.void`
+  },
+  {
+    name: "the lines of a search are not closed",
+    file: "src/internal/search.ts",
+    find: `return Effect.as(Effect.forEach(others, close, { discard: true }), kept)`,
+    replace: `return Effect.as(Effect.forEach([] as typeof others, close, { discard: true }), kept)`
+  },
+  {
+    name: "a spare that nobody took is kept",
+    file: "src/internal/spares.ts",
+    find: `Effect.sync(() => take(host)?.destroy())`,
+    replace: `Effect.void`
+  },
+  {
+    name: "a refusal to write is not looked into: the reader is asked again and again",
+    file: "src/internal/runner.ts",
+    find: `                    leases.again(trouble, pool.host, cause),
+                    leases.move(pool.epoch, cause)`,
+    replace: `                    leases.again(trouble, pool.host, cause),
+                    Effect.void`
+  }
+]

@@ -1,0 +1,265 @@
+/** Draws a scenario from a seed. */
+import { Dice } from "./dice.js"
+import type {
+  ClientOptions,
+  Fault,
+  FaultKind,
+  Flavor,
+  Scenario,
+  Work,
+  WorkKind
+} from "./scenario.js"
+import { fates, statements } from "./scenario.js"
+
+const MINUTE = 60_000
+
+/**
+ * Known, and to be mended in the simulated cluster: a look-up in the ledger writes, and should wait for a
+ * standby like any other write; until it does, an isolated primary's answer is worth nothing.
+ */
+const LEDGER_LOOK_UP_WAITS: boolean = false
+
+/** Longer than the longest `failoverTimeout` and `refreshRate`: whatever was under way has ended. */
+const CALM_AT_THE_END = 12 * MINUTE
+
+const optionsOf = (dice: Dice, flavor: Flavor, hosts: number): ClientOptions => {
+  const maxConnections = dice.pick([1, 2, 3, 5, 10])
+  return {
+    refreshRate: dice.pick([30_000, MINUTE, 2 * MINUTE, 5 * MINUTE]),
+    // By default 100 ms, and for 30 s: most of a run would be questions that are all answered alike.
+    highRefreshRate: dice.chance(0.1) ? 100 : dice.pick([500, 1000]),
+    highRatePeriod: dice.chance(0.1) ? 30_000 : dice.pick([500, 1000, 3000]),
+    connectTimeout: dice.magnitude(500, 10_000),
+    queryTimeout: dice.magnitude(1000, 60_000),
+    failoverTimeout: dice.magnitude(2000, 300_000),
+    acquireTimeout: dice.magnitude(500, 30_000),
+    idleTimeout: dice.pick([MINUTE, 10 * MINUTE]),
+    connectionTTL: dice.pick([5 * MINUTE, 30 * MINUTE]),
+    maxConnections,
+    minConnections: dice.chance(0.3) ? dice.whole(0, maxConnections) : 0,
+    // In calm, waits that are parked on every host are most of what happens in an hour.
+    push: dice.chance(0.04) ? "always" : dice.pick(["search", "search", "never"]),
+    resolution: dice.pick([
+      "none",
+      ...(flavor === "aurora" || hosts === 1 || LEDGER_LOOK_UP_WAITS ? (["ledger"] as const) : []),
+      ...(flavor === "aurora" ? [] : (["transaction-status"] as const))
+    ])
+  }
+}
+
+const workKind = (dice: Dice): WorkKind =>
+  dice.pick([
+    "write",
+    "write",
+    "write",
+    "read",
+    "idempotent",
+    "transaction",
+    "transaction",
+    "transaction",
+    "nested",
+    "undone",
+    "failing",
+    "retried",
+    "retried",
+    "parallel",
+    "reserved"
+  ])
+
+const workAt = (dice: Dice, at: number, clients: number): Work => {
+  const leaves = dice.chance(0.12)
+    ? {
+        by: dice.pick(["interrupt", "timeout"] as const),
+        after: dice.magnitude(1, 5000)
+      }
+    : undefined
+  return {
+    at: Math.round(at),
+    client: dice.whole(0, clients - 1),
+    kind: workKind(dice),
+    writes: dice.whole(1, 3),
+    think: dice.chance(0.4) ? dice.magnitude(1, 3000) : 0,
+    ...(leaves === undefined ? {} : { leaves })
+  }
+}
+
+const faultKind = (dice: Dice, flavor: Flavor): FaultKind => {
+  const kinds = [
+    "crash",
+    "crash",
+    "crash",
+    "restart",
+    "freeze",
+    "usurped",
+    "usurped",
+    "partition",
+    "isolated",
+    "isolated",
+    "returned",
+    "switchover",
+    "switchover",
+    "demotion",
+    "outage",
+    "refuse",
+    "terminate",
+    "statement",
+    "statement",
+    "statement",
+    "slow",
+    "lag"
+  ] as const
+  return flavor === "aurora" ? dice.pick(["stale", "stale", ...kinds]) : dice.pick(kinds)
+}
+
+const faultAt = (dice: Dice, start: number, flavor: Flavor): Fault => {
+  const at = Math.round(start)
+  const kind = faultKind(dice, flavor)
+  const target = dice.chance(0.8) ? "writer" : "reader"
+  switch (kind) {
+    case "crash":
+      return {
+        kind,
+        at,
+        target,
+        promoteAfter: dice.magnitude(10, 30_000),
+        lasts: dice.magnitude(100, MINUTE)
+      }
+    case "restart":
+    case "freeze":
+      return { kind, at, target, lasts: dice.magnitude(10, MINUTE) }
+    case "partition":
+      return {
+        kind,
+        at,
+        target,
+        cut: dice.pick(["clients", "peers", "all"]),
+        lasts: dice.magnitude(10, MINUTE)
+      }
+    case "usurped":
+    case "isolated":
+    case "returned": {
+      const promoteAfter = dice.magnitude(10, 20_000)
+      return {
+        kind,
+        at,
+        promoteAfter,
+        lasts: promoteAfter + dice.magnitude(1, MINUTE),
+        fencedAfter: dice.magnitude(100, MINUTE)
+      }
+    }
+    case "switchover":
+      return { kind, at }
+    case "demotion":
+      return { kind, at, promoteAfter: dice.magnitude(1, 20_000) }
+    case "outage":
+      return { kind, at, lasts: dice.magnitude(100, MINUTE) }
+    case "stale":
+      return { kind, at, by: dice.magnitude(100, MINUTE), lasts: dice.magnitude(1000, 5 * MINUTE) }
+    case "refuse":
+      return {
+        kind,
+        at,
+        target: dice.pick(["writer", "writer", "reader", "all"]),
+        code: dice.pick(["53300", "53300", "57P03", "57P03", "28P01"]),
+        lasts: dice.magnitude(100, MINUTE)
+      }
+    case "terminate":
+      return { kind, at, target }
+    case "statement":
+      return { kind, at, match: dice.pick(statements), fate: dice.pick(fates) }
+    case "slow":
+    case "lag":
+      return {
+        kind,
+        at,
+        target: kind === "lag" ? "reader" : target,
+        by: dice.magnitude(10, 5000),
+        lasts: dice.magnitude(1000, 2 * MINUTE)
+      }
+  }
+}
+
+/** Until a fault has done all that it does. */
+export const endOf = (fault: Fault): number => {
+  switch (fault.kind) {
+    case "crash":
+      return fault.at + Math.max(fault.promoteAfter, fault.lasts)
+    case "usurped":
+    case "isolated":
+    case "returned":
+      return fault.at + Math.max(fault.promoteAfter, fault.lasts) + fault.fencedAfter
+    case "demotion":
+      return fault.at + fault.promoteAfter
+    case "switchover":
+    case "terminate":
+    case "statement":
+      return fault.at
+    default:
+      return fault.at + fault.lasts
+  }
+}
+
+/** A storm: one fault or some in a row, while much work is under way. */
+const storm = (
+  dice: Dice,
+  start: number,
+  flavor: Flavor,
+  clients: number
+): { readonly work: ReadonlyArray<Work>; readonly faults: ReadonlyArray<Fault> } => {
+  const faults: Array<Fault> = []
+  let at = start
+  do {
+    faults.push(faultAt(dice, at, flavor))
+    at += dice.magnitude(1, 20_000)
+  } while (faults.length < 5 && dice.chance(0.35))
+  const work: Array<Work> = []
+  for (const fault of faults) {
+    // Close around the moment itself, where the races are, and then for as long as it lasts.
+    const close = dice.whole(2, 5)
+    for (let i = 0; i < close; i++) {
+      work.push(workAt(dice, fault.at + dice.between(-50, 50), clients))
+    }
+    const long = dice.whole(1, 3)
+    const end = Math.max(endOf(fault) - fault.at, 1000) * 1.2
+    for (let i = 0; i < long; i++) {
+      work.push(workAt(dice, fault.at + dice.between(0, end), clients))
+    }
+  }
+  return { work, faults }
+}
+
+export const draw = (seed: number): Scenario => {
+  const dice = new Dice(seed, "scenario")
+  const flavor = dice.pick<Flavor>(["streaming", "streaming", "aurora"])
+  const hosts = dice.pick([1, 2, 3, 3, 3, 4, 5])
+  const clients = dice.chance(0.3) ? 2 : 1
+  const least = dice.pick([0.1, 0.5, 5])
+  const work: Array<Work> = []
+  const faults: Array<Fault> = []
+  let now = 0
+  const storms = dice.whole(1, 4)
+  for (let i = 0; i < storms; i++) {
+    const calm = dice.magnitude(MINUTE, 25 * MINUTE)
+    const sparse = dice.whole(1, 4)
+    for (let j = 0; j < sparse; j++) work.push(workAt(dice, now + dice.between(0, calm), clients))
+    now += calm
+    const drawn = storm(dice, now, flavor, clients)
+    work.push(...drawn.work)
+    faults.push(...drawn.faults)
+    now = Math.max(now, ...drawn.faults.map(endOf), ...drawn.work.map((_) => _.at))
+  }
+  const healedAt = Math.round(Math.max(now + 1000, 48 * MINUTE))
+  return {
+    seed,
+    flavor,
+    hosts,
+    clients,
+    latency: [least, least * dice.pick([1, 3, 10])],
+    promotionTime: dice.pick([0, 5, 500]),
+    options: optionsOf(dice, flavor, hosts),
+    work: work.sort((a, b) => a.at - b.at),
+    faults: faults.sort((a, b) => a.at - b.at),
+    healedAt,
+    endsAt: healedAt + CALM_AT_THE_END
+  }
+}

@@ -1,0 +1,282 @@
+/** The work of a scenario, done by callers who note what they are told. */
+import type { SqlClient } from "@effect/sql"
+import { Cause, Effect, Exit, Fiber, Schedule } from "effect"
+import { Failover } from "effect-failover"
+import type { History } from "../chaos/history.js"
+import { signalOf } from "../test/matrix/signal.js"
+import type { Client, Watch } from "./invariants.js"
+import type { ClientOptions, Work } from "./scenario.js"
+
+export interface SqlClientOf extends Client {
+  readonly sql: SqlClient.SqlClient
+}
+
+/** It is of the size of a failover that the scenarios make. */
+const RETRY_FOR = 20_000
+
+const retries = Schedule.spaced("20 millis").pipe(Schedule.upTo(RETRY_FOR))
+
+/** How long a COMMIT that was not answered is looked for, and how long a ROLLBACK is waited for. */
+const RESOLVE_FOR = 10_000
+const ROLLBACK_FOR = 1000
+
+/**
+ * Known, and to be mended: after a statement was refused by a reader, a connection is taken to ask for the
+ * role, and its caller waits for it even if it is interrupted.
+ */
+const ROLE_CHECK_IS_UNINTERRUPTIBLE = true
+
+/** More than any work may take: nothing goes on for this long after the end. */
+export const END_BOUND = 600_000
+
+/** For what no option speaks of: a server's answers under way, the pauses between attempts. */
+const SLACK = 5000
+
+/**
+ * When a caller must have been told. Each statement may take `queryTimeout`; getting a connection, and
+ * one failover, are on top.
+ */
+export const patience = (work: Work, options: ClientOptions): number => {
+  const { acquireTimeout, connectTimeout, failoverTimeout, queryTimeout } = options
+  const once = acquireTimeout + failoverTimeout + queryTimeout + connectTimeout + SLACK
+  const steps = (work.writes + 3) * (work.think + queryTimeout)
+  switch (work.kind) {
+    case "write":
+    case "read":
+    case "last":
+      return once
+    case "idempotent":
+      // Cut off again by each failover, it is moved again.
+      return 3 * once
+    case "retried":
+      return RETRY_FOR + 2 * (once + steps + RESOLVE_FOR)
+    default:
+      return once + steps + RESOLVE_FOR + ROLLBACK_FOR
+  }
+}
+
+const insert = (sql: SqlClient.SqlClient, id: number) =>
+  sql.unsafe("INSERT INTO work (id) VALUES ($1)", [id])
+
+/** What a caller does, and which of its writes must be there as a whole, or not at all. */
+interface Deed {
+  /** What its statements are known by, if not by what they write. */
+  readonly marks?: ReadonlyArray<number>
+  readonly ids: ReadonlyArray<number>
+  readonly never: ReadonlyArray<number>
+  readonly run: Effect.Effect<unknown, unknown>
+}
+
+const deedOf = (client: SqlClientOf, work: Work, id: () => number): Deed => {
+  const { failover, sql } = client
+  const think = work.think === 0 ? Effect.void : Effect.sleep(work.think)
+  const ids = Array.from({ length: work.writes }, id)
+  const [first = 0, ...rest] = ids
+  const each = (ids: ReadonlyArray<number>) =>
+    Effect.forEach(ids, (id) => Effect.zipRight(insert(sql, id), think), { discard: true })
+  const made = (run: Deed["run"]): Deed => ({ ids, never: [], run })
+  switch (work.kind) {
+    case "write":
+    case "reserved":
+      return { ids: [first], never: [], run: insert(sql, first) }
+    case "last":
+      return {
+        ids: [first],
+        never: [],
+        run: sql.unsafe("INSERT INTO last_work (id) VALUES ($1)", [first])
+      }
+    case "read":
+      return {
+        ids: [],
+        marks: [first],
+        never: [],
+        run: sql.unsafe("SELECT count(*) FROM work WHERE id <> $1", [first])
+      }
+    case "idempotent":
+      return {
+        ids: [first],
+        never: [],
+        run: Failover.idempotent(
+          sql.unsafe("INSERT INTO keyed_work (id) VALUES ($1) ON CONFLICT DO NOTHING", [first])
+        ).pipe(Effect.provideService(Failover.Failover, failover))
+      }
+    case "transaction":
+      return made(sql.withTransaction(each(ids)))
+    case "nested":
+      return made(
+        sql.withTransaction(
+          insert(sql, first).pipe(
+            Effect.zipRight(think),
+            Effect.zipRight(sql.withTransaction(each(rest)))
+          )
+        )
+      )
+    case "undone": {
+      const inner = id()
+      return {
+        ids,
+        never: [inner],
+        run: sql.withTransaction(
+          each(ids).pipe(
+            Effect.zipRight(
+              Effect.ignore(
+                sql.withTransaction(Effect.zipRight(each([inner]), Effect.fail("its own")))
+              )
+            )
+          )
+        )
+      }
+    }
+    case "failing":
+      return made(sql.withTransaction(Effect.zipRight(each(ids), Effect.fail("its own"))))
+    case "retried":
+      return made(
+        sql
+          .withTransaction(each(ids))
+          .pipe(
+            Failover.retryTransaction(retries),
+            Effect.provideService(Failover.Failover, failover)
+          )
+      )
+    case "parallel":
+      return made(
+        sql.withTransaction(
+          Effect.forEach(ids, (id) => insert(sql, id), { concurrency: "unbounded", discard: true })
+        )
+      )
+  }
+}
+
+/** One that was interrupted, or that stopped waiting, knows nothing. */
+const told = (exit: Exit.Exit<unknown, unknown>) =>
+  Exit.isFailure(exit) && Cause.isInterruptedOnly(exit.cause)
+    ? ({ text: "interrupted", claim: "Unknown" } as const)
+    : signalOf(exit)
+
+/** Done by callers of their own; each piece of work ends with what was told. */
+export const make = (options: {
+  readonly watch: Watch
+  readonly history: History
+  readonly clients: ReadonlyArray<SqlClientOf>
+}) => {
+  const { clients, history, watch } = options
+  const clientOptions = watch.scenario.options
+
+  /** A caller who leaves is free at once; out of a transaction, when its ROLLBACK is answered. */
+  const checkLeave = (work: Work, label: string, since: number): Effect.Effect<void> =>
+    Effect.sync(() => {
+      const took = watch.elapsed() - since
+      const isInTransaction = !["write", "read", "idempotent", "reserved"].includes(work.kind)
+      const known = ROLE_CHECK_IS_UNINTERRUPTIBLE ? clientOptions.acquireTimeout : 0
+      if (took > (isInTransaction ? ROLLBACK_FOR : 0) + known) {
+        watch.violate("deadlines", `${label} was left, and its caller free only ${took} ms later`)
+      }
+    })
+
+  const leaving = (work: Work, label: string) =>
+    Effect.sync(() => {
+      watch.note(`${label} is left by its caller`)
+      if (watch.isBusy(work.client)) watch.seen("an interrupt while a statement was under way")
+      return watch.elapsed()
+    })
+
+  const perform = (
+    work: Work,
+    label: string,
+    run: Deed["run"]
+  ): Effect.Effect<unknown, unknown> => {
+    const { leaves } = work
+    if (leaves === undefined) return run
+    if (leaves.by === "timeout") {
+      const at = watch.elapsed() + leaves.after
+      return Effect.timeoutOption(run, leaves.after).pipe(
+        Effect.flatMap((answer) =>
+          answer._tag === "Some"
+            ? Effect.void
+            : Effect.zipRight(checkLeave(work, label, at), Effect.interrupt)
+        )
+      )
+    }
+    return Effect.flatMap(Effect.fork(run), (fiber) =>
+      Effect.timeoutOption(Fiber.await(fiber), leaves.after).pipe(
+        Effect.flatMap((ended) =>
+          ended._tag === "Some"
+            ? ended.value
+            : Effect.flatMap(leaving(work, label), (since) =>
+                Effect.tap(Fiber.interrupt(fiber), checkLeave(work, label, since))
+              ).pipe(Effect.flatten)
+        )
+      )
+    )
+  }
+
+  const record = (work: Work, deed: Deed, label: string): Effect.Effect<void> =>
+    Effect.uninterruptibleMask((restore) => {
+      const start = watch.elapsed()
+      watch.note(`${label} begins`)
+      const isQuiet = watch.isCalm(start - watch.settling, start)
+      return history.record({
+        kind: work.kind,
+        ids: deed.ids,
+        never: deed.never,
+        run: Effect.onExit(restore(perform(work, label, deed.run)), (exit) =>
+          Effect.sync(() => {
+            const signal = told(exit)
+            const end = watch.elapsed()
+            watch.told(work, label, deed.marks ?? deed.ids, signal)
+            const limit = patience(work, clientOptions)
+            if (end - start > limit) {
+              watch.violate(
+                "deadlines",
+                `${label} took ${end - start} ms, and may take ${limit} ms`
+              )
+            }
+            if (!isQuiet || !watch.isCalm(start, end) || signal.text === "interrupted") return
+            watch.seen("work without any disturbance")
+            const isExpected =
+              signal.text === (work.kind === "failing" ? "the caller's own failure" : "success") ||
+              signal.text.startsWith("PoolTimeout")
+            if (!isExpected) {
+              watch.violate("liveness", `${label} was told ${signal.text} while all was well`)
+            }
+          })
+        )
+      })
+    })
+
+  let number = 0
+
+  return (work: Work): Effect.Effect<void> =>
+    Effect.suspend(() => {
+      const client = clients[work.client] ?? clients[0]
+      if (client === undefined) return Effect.void
+      const label = `${work.kind} ${++number} of client ${client.index}`
+      const id = () => history.id()
+      if (work.kind !== "reserved") return record(work, deedOf(client, work, id), label)
+      const { sql } = client
+      const reserve = Effect.scoped(
+        Effect.flatMap(sql.reserve, (connection) =>
+          Effect.forEach(
+            Array.from({ length: work.writes }, id),
+            (id, i) => {
+              const run = connection.executeUnprepared(
+                "INSERT INTO work (id) VALUES ($1)",
+                [id],
+                undefined
+              )
+              return Effect.zipRight(
+                record(
+                  { ...work, leaves: undefined },
+                  { ids: [id], never: [], run },
+                  `${label}.${i}`
+                ),
+                Effect.sleep(work.think)
+              )
+            },
+            { discard: true }
+          )
+        )
+      )
+      return record(work, { ids: [], never: [], run: reserve }, label)
+    })
+}
