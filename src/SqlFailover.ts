@@ -165,7 +165,9 @@ export const make = (
       Stream.runForEach(() =>
         Effect.suspend(() => {
           const pool = router.current()
-          return pool === undefined || router.ready() !== undefined
+          // Nobody lets us in: whoever asks next tries again, and until then nobody shall.
+          const isIdle = topology.unsafeCurrent().phase._tag === "Idle"
+          return pool === undefined || isIdle || router.ready() !== undefined
             ? Effect.void
             : Effect.ignore(failover.recover({ epoch: pool.epoch, cause: undefined }))
         })

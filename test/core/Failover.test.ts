@@ -12,7 +12,7 @@ import {
   Stream,
   TestClock
 } from "effect"
-import type { Connector , Topology} from "effect-failover"
+import type { Connector, Topology } from "effect-failover"
 import { Errors, Failover, TopologyState } from "effect-failover"
 import { evenly, host, rejection, sessionError, settle } from "./fakes.js"
 

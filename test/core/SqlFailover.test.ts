@@ -264,6 +264,22 @@ describe("a statement", () => {
     })
   )
 
+  it.scoped("rejected for good after a loss: nobody logs in again until somebody asks", () =>
+    Effect.gen(function* () {
+      const { sim, sql, topology } = yield* connected()
+      for (const name of ["a", "b", "c"]) yield* sim.refuse(name, "28P01")
+      yield* sim.terminate("a")
+      assert.instanceOf(yield* outcome(insert(sql, "1")), Errors.ConnectionRejected)
+      yield* settle
+      assert.strictEqual(topology.unsafeCurrent().phase._tag, "Idle")
+      const before = sim.connects()
+      yield* TestClock.adjust("10 seconds")
+      assert.strictEqual(sim.connects(), before)
+      for (const name of ["a", "b", "c"]) yield* sim.accept(name)
+      assert.deepStrictEqual(yield* outcome(insert(sql, "2")), [])
+    })
+  )
+
   it.scoped("without a writer before the deadline: FailoverFailed, not executed", () =>
     Effect.gen(function* () {
       const { sim, sql } = yield* connected({ failoverTimeout: Duration.seconds(3) })
