@@ -13,19 +13,14 @@ import { fates, statements } from "./scenario.js"
 
 const MINUTE = 60_000
 
-/**
- * Known, and to be mended in the simulated cluster: a look-up in the ledger writes, and should wait for a
- * standby like any other write; until it does, an isolated primary's answer is worth nothing.
- */
-const LEDGER_LOOK_UP_WAITS: boolean = false
-
 /** Longer than the longest `failoverTimeout` and `refreshRate`: whatever was under way has ended. */
 const CALM_AT_THE_END = 12 * MINUTE
 
-const optionsOf = (dice: Dice, flavor: Flavor, hosts: number): ClientOptions => {
+const optionsOf = (dice: Dice, flavor: Flavor): ClientOptions => {
   const maxConnections = dice.pick([1, 2, 3, 5, 10])
   return {
-    refreshRate: dice.pick([30_000, MINUTE, 2 * MINUTE, 5 * MINUTE]),
+    // By default 30 s, which in hours of calm is most of what happens.
+    refreshRate: dice.chance(0.1) ? 30_000 : dice.pick([2 * MINUTE, 5 * MINUTE, 10 * MINUTE]),
     // By default 100 ms, and for 30 s: most of a run would be questions that are all answered alike.
     highRefreshRate: dice.chance(0.1) ? 100 : dice.pick([500, 1000]),
     highRatePeriod: dice.chance(0.1) ? 30_000 : dice.pick([500, 1000, 3000]),
@@ -41,7 +36,7 @@ const optionsOf = (dice: Dice, flavor: Flavor, hosts: number): ClientOptions => 
     push: dice.chance(0.04) ? "always" : dice.pick(["search", "search", "never"]),
     resolution: dice.pick([
       "none",
-      ...(flavor === "aurora" || hosts === 1 || LEDGER_LOOK_UP_WAITS ? (["ledger"] as const) : []),
+      "ledger",
       ...(flavor === "aurora" ? [] : (["transaction-status"] as const))
     ])
   }
@@ -199,6 +194,20 @@ export const endOf = (fault: Fault): number => {
   }
 }
 
+/** The new writer is lost while the old one is back and takes itself for the writer. */
+const secondBlow = (
+  dice: Dice,
+  first: { readonly at: number; readonly lasts: number; readonly fencedAfter: number }
+): Fault => {
+  const at = Math.round(first.at + first.lasts + first.fencedAfter * dice.between(0.05, 0.8))
+  const promoteAfter = dice.magnitude(500, 20_000)
+  return dice.pick<Fault>([
+    { kind: "restart", at, target: "writer", lasts: dice.magnitude(500, 20_000) },
+    { kind: "crash", at, target: "writer", promoteAfter, lasts: promoteAfter + 5000 },
+    { kind: "freeze", at, target: "writer", lasts: dice.magnitude(500, 20_000) }
+  ])
+}
+
 /** A storm: one fault or some in a row, while much work is under way. */
 const storm = (
   dice: Dice,
@@ -209,17 +218,19 @@ const storm = (
   const faults: Array<Fault> = []
   let at = start
   do {
-    faults.push(faultAt(dice, at, flavor))
+    const fault = faultAt(dice, at, flavor)
+    faults.push(fault)
+    if ("fencedAfter" in fault && dice.chance(0.5)) faults.push(secondBlow(dice, fault))
     at += dice.magnitude(1, 20_000)
-  } while (faults.length < 5 && dice.chance(0.35))
+  } while (faults.length < 5 && dice.chance(0.3))
   const work: Array<Work> = []
   for (const fault of faults) {
     // Close around the moment itself, where the races are, and then for as long as it lasts.
-    const close = dice.whole(2, 5)
+    const close = dice.whole(1, 3)
     for (let i = 0; i < close; i++) {
       work.push(workAt(dice, fault.at + dice.between(-50, 50), clients))
     }
-    const long = dice.whole(1, 3)
+    const long = dice.whole(0, 2)
     const end = Math.max(endOf(fault) - fault.at, 1000) * 1.2
     for (let i = 0; i < long; i++) {
       work.push(workAt(dice, fault.at + dice.between(0, end), clients))
@@ -237,10 +248,10 @@ export const draw = (seed: number): Scenario => {
   const work: Array<Work> = []
   const faults: Array<Fault> = []
   let now = 0
-  const storms = dice.whole(1, 4)
+  const storms = dice.whole(1, 3)
   for (let i = 0; i < storms; i++) {
     const calm = dice.magnitude(MINUTE, 25 * MINUTE)
-    const sparse = dice.whole(1, 4)
+    const sparse = dice.whole(1, 2)
     for (let j = 0; j < sparse; j++) work.push(workAt(dice, now + dice.between(0, calm), clients))
     now += calm
     const drawn = storm(dice, now, flavor, clients)
@@ -248,7 +259,7 @@ export const draw = (seed: number): Scenario => {
     faults.push(...drawn.faults)
     now = Math.max(now, ...drawn.faults.map(endOf), ...drawn.work.map((_) => _.at))
   }
-  const healedAt = Math.round(Math.max(now + 1000, 48 * MINUTE))
+  const healedAt = Math.round(Math.max(now + 1000, 60 * MINUTE))
   return {
     seed,
     flavor,
@@ -256,7 +267,7 @@ export const draw = (seed: number): Scenario => {
     clients,
     latency: [least, least * dice.pick([1, 3, 10])],
     promotionTime: dice.pick([0, 5, 500]),
-    options: optionsOf(dice, flavor, hosts),
+    options: optionsOf(dice, flavor),
     work: work.sort((a, b) => a.at - b.at),
     faults: faults.sort((a, b) => a.at - b.at),
     healedAt,

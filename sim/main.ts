@@ -80,7 +80,10 @@ const main = async (): Promise<number> => {
     { signal: controller.signal }
   )
   if (Exit.isSuccess(exit)) return exit.value
-  if (Exit.isInterrupted(exit)) return EXIT.interrupted
+  if (Exit.isInterrupted(exit)) {
+    process.stderr.write("interrupted\n")
+    return EXIT.interrupted
+  }
   process.stderr.write(`${Cause.pretty(exit.cause)}\n`)
   return EXIT.cannotRun
 }

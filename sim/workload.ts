@@ -231,8 +231,11 @@ export const make = (options: {
                 `${label} took ${end - start} ms, and may take ${limit} ms`
               )
             }
-            if (!isQuiet || !watch.isCalm(start, end) || signal.text === "interrupted") return
-            watch.seen("work without any disturbance")
+            const isUndisturbed =
+              isQuiet && watch.isCalm(start, end) && signal.text !== "interrupted"
+            if (isUndisturbed) watch.seen("work without any disturbance")
+            // Long after everything is well again, nothing may be left of it.
+            else if (work.kind !== "last") return
             const isExpected =
               signal.text === (work.kind === "failing" ? "the caller's own failure" : "success") ||
               signal.text.startsWith("PoolTimeout")

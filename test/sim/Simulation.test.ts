@@ -24,7 +24,7 @@ describe("Simulation", () => {
   it("does the same things in the same order for the same seed", () => {
     for (const seed of [3, 17, 37]) {
       const first = simulate(draw(seed), { log: true })
-      assert.isAbove(first.log.length, 50)
+      assert.isAbove(first.log.length, 20)
       assert.deepStrictEqual(simulate(draw(seed), { log: true }), first)
     }
   })
