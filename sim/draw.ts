@@ -22,7 +22,7 @@ const optionsOf = (dice: Dice, flavor: Flavor): ClientOptions => {
     // By default 30 s, which in hours of calm is most of what happens.
     refreshRate: dice.chance(0.1) ? 30_000 : dice.pick([2 * MINUTE, 5 * MINUTE, 10 * MINUTE]),
     // By default 100 ms, and for 30 s: most of a run would be questions that are all answered alike.
-    highRefreshRate: dice.chance(0.1) ? 100 : dice.pick([500, 1000]),
+    highRefreshRate: dice.chance(0.05) ? 100 : dice.pick([500, 1000]),
     highRatePeriod: dice.chance(0.1) ? 30_000 : dice.pick([500, 1000, 3000]),
     connectTimeout: dice.magnitude(500, 10_000),
     queryTimeout: dice.magnitude(1000, 60_000),
@@ -32,8 +32,7 @@ const optionsOf = (dice: Dice, flavor: Flavor): ClientOptions => {
     connectionTTL: dice.pick([5 * MINUTE, 30 * MINUTE]),
     maxConnections,
     minConnections: dice.chance(0.3) ? dice.whole(0, maxConnections) : 0,
-    // In calm, waits that are parked on every host are most of what happens in an hour.
-    push: dice.chance(0.04) ? "always" : dice.pick(["search", "search", "never"]),
+    push: dice.chance(0.02) ? "always" : dice.pick(["search", "search", "never"]),
     resolution: dice.pick([
       "none",
       "ledger",
@@ -244,7 +243,7 @@ export const draw = (seed: number): Scenario => {
   const flavor = dice.pick<Flavor>(["streaming", "streaming", "aurora"])
   const hosts = dice.pick([1, 2, 3, 3, 3, 4, 5])
   const clients = dice.chance(0.3) ? 2 : 1
-  const least = dice.pick([0.1, 0.5, 5])
+  const latency = dice.pick([0.1, 0.5, 5])
   const work: Array<Work> = []
   const faults: Array<Fault> = []
   let now = 0
@@ -259,15 +258,18 @@ export const draw = (seed: number): Scenario => {
     faults.push(...drawn.faults)
     now = Math.max(now, ...drawn.faults.map(endOf), ...drawn.work.map((_) => _.at))
   }
-  const healedAt = Math.round(Math.max(now + 1000, 60 * MINUTE))
+  const options = optionsOf(dice, flavor)
+  // Waits that are parked in calm are most of what happens in an hour.
+  const least = options.push === "always" ? 0 : 60 * MINUTE
+  const healedAt = Math.round(Math.max(now + 1000, least))
   return {
     seed,
     flavor,
     hosts,
     clients,
-    latency: [least, least * dice.pick([1, 3, 10])],
+    latency: [latency, latency * dice.pick([1, 3, 10])],
     promotionTime: dice.pick([0, 5, 500]),
-    options: optionsOf(dice, flavor),
+    options,
     work: work.sort((a, b) => a.at - b.at),
     faults: faults.sort((a, b) => a.at - b.at),
     healedAt,
