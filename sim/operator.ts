@@ -32,8 +32,6 @@ interface Node {
   isCut: boolean
   /** Takes itself for the writer, and is not. */
   isUsurped: boolean
-  /** Until when it may not have heard of its successor, and still step down. */
-  restsUntil: number
 }
 
 /** The work's own statements of a kind. */
@@ -58,15 +56,13 @@ export const make = (
     name: id,
     process: "up",
     isCut: false,
-    isUsurped: false,
-    restsUntil: 0
+    isUsurped: false
   }))
   const disturbances: Array<Disturbance> = []
   const armed: Array<{ readonly pattern: RegExp; readonly disturbance: Disturbance }> = []
   let leader = nodes[0]?.name ?? ""
   /** When the leader takes writes. */
   let leadsFrom = 0
-  let listsAge = 0
   /** The leader has stepped down, and nobody has taken over yet. */
   let isVacant = false
   let turn = 0
@@ -88,10 +84,7 @@ export const make = (
   }
 
   const candidate = () =>
-    nodes.find(
-      (_) =>
-        _.name !== leader && isWell(_) && elapsed() >= _.restsUntil && cluster.isPromotable(_.name)
-    )
+    nodes.find((_) => _.name !== leader && isWell(_) && cluster.isPromotable(_.name))
 
   const disturb = (kind: Fault["kind"]): Disturbance => {
     const disturbance: Disturbance = { kind, from: elapsed(), to: undefined }
@@ -150,8 +143,6 @@ export const make = (
     )
 
   const leads = (node: Node): void => {
-    const old = writer()
-    if (old !== undefined && flavor === "aurora") old.restsUntil = elapsed() + listsAge + 1000
     leader = node.name
     leadsFrom = elapsed() + options.promotionTime + 1
   }
@@ -287,9 +278,7 @@ export const make = (
           cluster
             .staleLists(fault.by)
             .pipe(
-              Effect.zipRight(
-                step(`lists are ${fault.by} ms old`, () => (listsAge = fault.by), Effect.void)
-              ),
+              Effect.zipRight(note(`lists are ${fault.by} ms old`)),
               Effect.zipRight(upTo(fault.lasts)),
               Effect.zipRight(cluster.staleLists(0))
             )

@@ -36,6 +36,8 @@ export const make = (options: {
   let owner = options.first
   let news: News = { writer: options.first, at: timers.now(), version: 1 }
   const known = new Map<Server, News>()
+  /** As of which news a server is the writer: older ones do not make it step down. */
+  const leadsSince = new Map<Server, number>()
 
   const isHeard = (server: Server) => server.isRunning() && server.hasPeers()
 
@@ -43,7 +45,8 @@ export const make = (options: {
     const before = known.get(server) ?? news
     if (!isHeard(server) || latest.version <= before.version) return
     known.set(server, latest)
-    if (server.role === "writer" && server !== latest.writer) server.restart("reader", "57P01")
+    const isReplaced = latest.version > (leadsSince.get(server) ?? 0) && server !== latest.writer
+    if (server.role === "writer" && isReplaced) server.restart("reader", "57P01")
   }
 
   const inform = (server: Server): void => {
@@ -83,6 +86,7 @@ export const make = (options: {
     promotionBegins: (server) => {
       for (const one of servers.values()) if (!known.has(one)) known.set(one, news)
       news = { writer: server, at: timers.now(), version: news.version + 1 }
+      leadsSince.set(server, news.version)
       for (const one of servers.values()) inform(one)
     },
     promotionEnds: (server) => {
