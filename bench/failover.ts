@@ -132,10 +132,8 @@ export const run = (options: Options) =>
   Effect.gen(function* () {
     const cluster = yield* PostgresCluster.make({ nodes: 3, flavor: options.flavor })
     yield* cluster.query(yield* cluster.primary, `${Ledger.createTable}; ${Observer.createTable}`)
-    yield* Effect.provide(
-      Effect.scoped(measured(cluster, options)),
-      layerOf(cluster, WRITERS, options.push)
-    )
+    const layer = yield* layerOf(cluster, WRITERS, options.push)
+    yield* Effect.provide(Effect.scoped(measured(cluster, options)), layer)
   })
 
 const measured = (cluster: PostgresCluster.PostgresCluster, options: Options) =>

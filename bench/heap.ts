@@ -117,7 +117,7 @@ export const run = (options: Options) =>
       `create table item (id integer primary key, name text not null);
        insert into item select n, 'item ' || n from generate_series(0, ${ROWS - 1}) n`
     )
-    yield* Effect.provide(measured(cluster, options), layerOf(cluster, FIBERS))
+    yield* Effect.provide(measured(cluster, options), yield* layerOf(cluster, FIBERS))
   })
 
 const measured = (cluster: PostgresCluster.PostgresCluster, options: Options) =>

@@ -114,6 +114,12 @@ export interface Dialect {
     context: Context
   ) => Effect.Effect<Observation, SessionError | ConfigurationError>
   /**
+   * What the server that answers calls its present life, in the words of `Observation.incarnation`: a
+   * connection that was opened before a promotion is known by it to lead to the server that was promoted,
+   * and need not ask again.
+   */
+  readonly incarnation?: ((query: Query) => Effect.Effect<unknown, SessionError>) | undefined
+  /**
    * Waits **on the server** for at most this long, and less if this reader has become the writer. It
    * stands in for the pause between two questions, so it is bounded like one.
    */

@@ -111,31 +111,31 @@ export const make = (
     const connect = (host: Host): Effect.Effect<Session, SessionError> =>
       connector.connect(host, { timeout: options.connectTimeout })
     const isWriter = (session: Session) => options.dialect().isWriter(query(session))
-    const spares = Spares.make(connect, isWriter)
+    const incarnationOf = (session: Session): Effect.Effect<unknown, SessionError> => {
+      const dialect = options.dialect()
+      return (dialect.incarnation ?? dialect.isWriter)(query(session))
+    }
+    const spares = Spares.make(connect, incarnationOf)
 
-    /** A connection whose host has just said that it is the writer, and whose session is set up. */
-    const open = (host: Host): Effect.Effect<Session, SessionError> =>
+    /** A connection to the host, which is the writer in this life of its server, with its session set up. */
+    const open = (host: Host, writers?: string): Effect.Effect<Session, SessionError> =>
       Effect.uninterruptibleMask((restore) =>
-        Effect.flatMap(
-          Effect.suspend(() => {
-            const spare = spares.take(host)
-            return spare === undefined ? restore(connect(host)) : Effect.succeed(spare)
-          }),
-          (session) =>
-            restore(
-              Effect.flatMap(isWriter(session), (isWriter) =>
-                isWriter ? setUp(session) : Effect.fail(Router.notTheWriter(host))
-              ).pipe(
-                Effect.timeoutFail({
-                  duration: options.connectTimeout,
-                  onTimeout: () => Tell.silentSetUp(host, options.connectTimeout)
-                })
-              )
+        Effect.flatMap(spares.takeOr(host, restore(connect(host))), ({ incarnation, session }) => {
+          const isKnown = writers !== undefined && incarnation === writers
+          return restore(
+            Effect.flatMap(isKnown ? Effect.succeed(true) : isWriter(session), (isWriter) =>
+              isWriter ? setUp(session) : Effect.fail(Router.notTheWriter(host))
             ).pipe(
-              Effect.onError(() => Effect.sync(() => session.destroy())),
-              Effect.as(session)
+              Effect.timeoutFail({
+                duration: options.connectTimeout,
+                onTimeout: () => Tell.silentSetUp(host, options.connectTimeout)
+              })
             )
-        )
+          ).pipe(
+            Effect.onError(() => Effect.sync(() => session.destroy())),
+            Effect.as(session)
+          )
+        })
       )
 
     const router = yield* Router.make({

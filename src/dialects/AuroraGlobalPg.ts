@@ -12,7 +12,7 @@ import { Effect, Either } from "effect"
 import type { Context, Dialect } from "../Dialect.js"
 import * as Host from "../Host.js"
 import type { Member } from "../TopologyState.js"
-import { hasFunctions, numberOf, textOf, unusable } from "./internal/pgCatalog.js"
+import { hasFunctions, incarnation, numberOf, textOf, unusable } from "./internal/pgCatalog.js"
 import * as PgStreaming from "./PgStreaming.js"
 
 const OBSERVE = `SELECT SERVER_ID,
@@ -89,6 +89,7 @@ export const make = (options: { readonly knowsAllRegions: boolean }): Dialect =>
       return row?.[0] === true
     }),
   isWriter: PgStreaming.isWriter,
+  incarnation,
   observe: (query, context) =>
     Effect.gen(function* () {
       const { hostOf, probed } = context

@@ -10,7 +10,7 @@
 import { Effect } from "effect"
 import type { Dialect } from "../Dialect.js"
 import type { Member } from "../TopologyState.js"
-import { hasFunctions, numberOf, textOf, unusable } from "./internal/pgCatalog.js"
+import { hasFunctions, incarnation, numberOf, textOf, unusable } from "./internal/pgCatalog.js"
 import * as PgStreaming from "./PgStreaming.js"
 
 /** Rows older than five minutes belong to instances that are gone, as in the AWS wrappers. */
@@ -67,6 +67,7 @@ export const dialect: Dialect = {
   // By what the server is made of, and not by what it lists: a list may be empty for a moment.
   detect: (query) => hasFunctions(query, "pg_catalog", ["aurora_replica_status"]),
   isWriter: PgStreaming.isWriter,
+  incarnation,
   observe: (query, { hostOf, probed }) =>
     Effect.gen(function* () {
       const rows = yield* query(OBSERVE)

@@ -20,7 +20,15 @@ import { Effect, Option } from "effect"
 import type { Dialect } from "../Dialect.js"
 import * as Host from "../Host.js"
 import type { Member } from "../TopologyState.js"
-import { hasFunctions, numberOf, ROLE, textOf, timelineOf, unusable } from "./internal/pgCatalog.js"
+import {
+  hasFunctions,
+  incarnation,
+  numberOf,
+  ROLE,
+  textOf,
+  timelineOf,
+  unusable
+} from "./internal/pgCatalog.js"
 import * as PgStreaming from "./PgStreaming.js"
 
 /** A scalar or a one-column set: it is not the same in all versions of the extension. */
@@ -62,6 +70,7 @@ export const dialect: Dialect = {
           : Effect.succeed(false)
     ),
   isWriter: PgStreaming.isWriter,
+  incarnation,
   observe: (query, { hostAt, probed }) =>
     Effect.gen(function* () {
       const rows = yield* query(OBSERVE)

@@ -54,7 +54,7 @@ import * as Host from "../Host.js"
 import * as Api from "./internal/patroniApi.js"
 import * as Inquiry from "./internal/patroniInquiry.js"
 import { check } from "./internal/patroniOptions.js"
-import { ROLE, textOf, timelineOf, unusable } from "./internal/pgCatalog.js"
+import { incarnation, ROLE, textOf, timelineOf, unusable } from "./internal/pgCatalog.js"
 import * as PgStreaming from "./PgStreaming.js"
 
 /**
@@ -206,6 +206,7 @@ export const make = (
       name: "patroni",
       detect: PgStreaming.dialect.detect,
       isWriter: PgStreaming.isWriter,
+      incarnation,
       observe,
       awaitPromotion: PgStreaming.awaitPromotion
     }

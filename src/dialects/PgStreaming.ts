@@ -30,7 +30,7 @@ import type { SessionError } from "../Connector.js"
 import type { Context, Dialect, Query } from "../Dialect.js"
 import * as Host from "../Host.js"
 import type { Member } from "../TopologyState.js"
-import { numberOf, ROLE, textOf, timelineOf, unusable } from "./internal/pgCatalog.js"
+import { incarnation, numberOf, ROLE, textOf, timelineOf, unusable } from "./internal/pgCatalog.js"
 
 /**
  * A standby replays and says how far; `pg_receivewal` and `pg_basebackup` do not. A logical subscriber
@@ -178,6 +178,7 @@ export const dialect: Dialect = {
   detect: (query) =>
     Effect.map(query("SELECT 1 FROM pg_catalog.pg_proc LIMIT 1"), (rows) => rows.length === 1),
   isWriter,
+  incarnation,
   observe: (query, context) =>
     Effect.flatMap(query(context.wasReader === true ? OBSERVE_ROLE : OBSERVE_ALL), ([row]) => {
       const [isInRecovery, segment, started, standbys] = row ?? []

@@ -28,7 +28,7 @@ export interface Router {
 export const make = (options: {
   readonly topology: Topology
   readonly settings: HostPool.Settings
-  readonly open: (host: Host) => Effect.Effect<Session, SessionError>
+  readonly open: (host: Host, incarnation?: string) => Effect.Effect<Session, SessionError>
   readonly rejectionOf: (host: Host, cause: unknown) => Rejection | undefined
 }): Effect.Effect<Router, never, Scope.Scope> =>
   Effect.gen(function* () {
@@ -57,7 +57,7 @@ export const make = (options: {
             host: writer.host,
             epoch: writer.epoch,
             settings: options.settings,
-            open: options.open(writer.host)
+            open: options.open(writer.host, writer.incarnation)
           }).pipe(Scope.extend(scope))
           current = { pool, scope }
           if (previous !== undefined) yield* Scope.close(previous.scope, Exit.void)

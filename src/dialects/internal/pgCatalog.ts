@@ -46,6 +46,13 @@ export const ROLE = `pg_catalog.pg_is_in_recovery(),
   ELSE pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()) END,
   pg_catalog.pg_postmaster_start_time()::pg_catalog.text`
 
+/** What `ROLE` says of the start: a server is never a standby again without another one. @internal */
+export const incarnation = (query: Query): Effect.Effect<unknown, SessionError> =>
+  Effect.map(
+    query("SELECT pg_catalog.pg_postmaster_start_time()::pg_catalog.text"),
+    (rows) => rows[0]?.[0]
+  )
+
 /** The timeline: the first eight digits of a WAL segment's name. @internal */
 export const timelineOf = (segment: unknown): bigint | undefined =>
   typeof segment === "string" && /^[0-9A-F]{24}$/.test(segment)
