@@ -14,7 +14,16 @@ import { mutations } from "./mutations/list.js"
 const root = dirname(dirname(fileURLToPath(import.meta.url)))
 
 /** All that the simulation runs on. */
-const COPIED = ["src", "sim", "chaos", "test/matrix", "package.json", "tsconfig.json"]
+const COPIED = [
+  "src",
+  "sim",
+  "chaos",
+  "test/matrix",
+  "scripts/bundle.ts",
+  "scripts/modules.ts",
+  "package.json",
+  "tsconfig.json"
+]
 
 /** A mutation that survives these is one that the simulation does not see. */
 const SEEDS = 2000

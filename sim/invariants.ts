@@ -92,6 +92,10 @@ interface Flight {
 /** Asked on each new connection, by the library. */
 const isRoleQuestion = (sql: string): boolean => /\bpg_is_in_recovery\(\)/.test(sql)
 
+/** Asked on a connection that is opened before it is known who the writer will be. */
+const isQuestion = (sql: string): boolean =>
+  isRoleQuestion(sql) || /^SELECT \S*\bpg_postmaster_start_time\(\)/.test(sql)
+
 /** The caller's own statements; the library's questions have none of these words. */
 const isWork = (sql: string): boolean =>
   /work\b/.test(sql) || /^(BEGIN|COMMIT|ROLLBACK|SAVEPOINT)/.test(sql)
@@ -293,7 +297,7 @@ export class Watch {
 
   private sending(session: PoolSession, { params, sql }: Connector.Request): void {
     this.tally.statements++
-    if (isRoleQuestion(sql)) return
+    if (isQuestion(sql)) return
     if (session.isOpen) this.operator?.sending(sql)
     this.note(`client ${session.client} to ${session.host.id}: ${sql} ${params.join(", ")}`)
     this.underWay.set(session, sql)

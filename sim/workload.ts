@@ -20,12 +20,6 @@ const retries = Schedule.spaced("20 millis").pipe(Schedule.upTo(RETRY_FOR))
 const RESOLVE_FOR = 10_000
 const ROLLBACK_FOR = 1000
 
-/**
- * Known, and to be mended: after a statement was refused by a reader, a connection is taken to ask for the
- * role, and its caller waits for it even if it is interrupted.
- */
-const ROLE_CHECK_IS_UNINTERRUPTIBLE = true
-
 /** More than any work may take: nothing goes on for this long after the end. */
 export const END_BOUND = 600_000
 
@@ -167,8 +161,7 @@ export const make = (options: {
     Effect.sync(() => {
       const took = watch.elapsed() - since
       const isInTransaction = !["write", "read", "idempotent", "reserved"].includes(work.kind)
-      const known = ROLE_CHECK_IS_UNINTERRUPTIBLE ? clientOptions.acquireTimeout : 0
-      if (took > (isInTransaction ? ROLLBACK_FOR : 0) + known) {
+      if (took > (isInTransaction ? ROLLBACK_FOR : 0)) {
         watch.violate("deadlines", `${label} was left, and its caller free only ${took} ms later`)
       }
     })
