@@ -90,6 +90,31 @@ export interface Context {
 }
 
 /**
+ * How it is known what a reader has replayed: by positions in what the writer has written.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Freshness {
+  /**
+   * What the writer has written by now, committed or not: a text that only `reached` of this dialect can
+   * read. Asked of the writer; refused by a reader.
+   */
+  readonly position: (query: Query) => Effect.Effect<string, SessionError>
+  /**
+   * How many of these positions, oldest first, the host that answers has replayed: all of them if it is the
+   * writer. One round trip.
+   *
+   * A position may come from anywhere (a cookie, a header): what is none is refused and not asked. An old
+   * writer that does not know that it was replaced has all by its own word: the topology knows better.
+   */
+  readonly reached: (
+    query: Query,
+    positions: ReadonlyArray<string>
+  ) => Effect.Effect<number, SessionError>
+}
+
+/**
  * @since 0.1.0
  * @category models
  */
@@ -125,4 +150,14 @@ export interface Dialect {
    */
   readonly awaitPromotion?:
     ((query: Query, atMost: Duration.Duration) => Effect.Effect<void, SessionError>) | undefined
+  /** Where the writer can name a position, and readers can tell whether they have replayed it. */
+  readonly freshness?: Freshness | undefined
+  /**
+   * How far behind the writer this reader is, by its own word, in milliseconds; `undefined` if it does not
+   * know. For clusters whose readers tell a lag and no position, such as Aurora.
+   */
+  readonly lagMillis?:
+    ((query: Query) => Effect.Effect<number | undefined, SessionError>) | undefined
+  /** Makes the session refuse to write from now on, whatever the server becomes. */
+  readonly readOnly?: ((query: Query) => Effect.Effect<void, SessionError>) | undefined
 }

@@ -384,6 +384,27 @@ export class NoMatchingHost extends Data.TaggedError("NoMatchingHost")<{
 }
 
 /**
+ * A statement that writes was run where nothing can be written: within `Failover.onReader`, or with a client
+ * whose `failoverMode` reads from readers. The server refused it.
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export class WriteOnReader extends Data.TaggedError("WriteOnReader")<{
+  readonly host: Host
+  /** The server's own error. */
+  readonly cause: unknown
+}> {
+  readonly outcome: Outcome = "NotExecuted"
+  readonly hint =
+    "run it outside of `Failover.onReader`, or within `Failover.onWriter`; if the client's `failoverMode` reads from readers, it is not meant for writes"
+
+  override get message(): string {
+    return `a statement that writes was sent to ${at(this.host)} as a reader; ${this.hint}`
+  }
+}
+
+/**
  * The statement did not answer within `queryTimeout`. Its connection was given up, and the server was
  * asked to cancel it. It may have been executed.
  *

@@ -20,6 +20,7 @@
  */
 import type { Schedule, Scope, Stream } from "effect"
 import { Context, Data, Duration, Effect } from "effect"
+import { dual } from "effect/Function"
 import type { SessionError } from "./Connector.js"
 import type {
   ConnectionRejected,
@@ -31,23 +32,63 @@ import type {
 import type { Host } from "./Host.js"
 import * as flight from "./internal/flight.js"
 import * as internal from "./internal/outcomes.js"
+import { currentAim } from "./internal/reading.js"
 import * as RetryBudget from "./RetryBudget.js"
 import type { Topology } from "./Topology.js"
 import type { Rejection, Writer } from "./TopologyState.js"
 
 /**
- * Which hosts a failover may end on. `strict-writer`: the writer only.
+ * Which hosts statements go to, also after a failover.
+ *
+ * - `strict-writer`: the writer only.
+ * - `reader-or-writer`: any reader; the writer while no reader can be used.
+ * - `strict-reader`: readers only. The writer serves where it is the cluster's only host.
  *
  * @since 0.1.0
  * @category models
  */
-export type FailoverMode = "strict-writer"
+export type FailoverMode = "strict-writer" | ReadMode
+
+/**
+ * The modes that read from readers.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type ReadMode = "reader-or-writer" | "strict-reader"
 
 /**
  * @since 0.1.0
  * @category models
  */
-export const modes: ReadonlyArray<FailoverMode> = ["strict-writer"]
+export const modes: ReadonlyArray<FailoverMode> = [
+  "strict-writer",
+  "reader-or-writer",
+  "strict-reader"
+]
+
+/**
+ * What a read asks of its host. Whatever is left out is as the client's options say.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface ReadOptions {
+  /** Default: the client's `failoverMode`, or `reader-or-writer` if that is `strict-writer`. */
+  readonly mode?: ReadMode | undefined
+  /**
+   * How far behind the writer a reader may be. One of which it is not known is not read from. Default: the
+   * client's `maxStaleness`.
+   */
+  readonly maxStaleness?: Duration.DurationInput | undefined
+  /** A position of the writer (`Readers.position`) that the reader must have reached. */
+  readonly after?: string | undefined
+  /**
+   * How long a reader may take to reach it; then the writer is read from, or, in `strict-reader`, another
+   * reader. Default 200 milliseconds.
+   */
+  readonly within?: Duration.DurationInput | undefined
+}
 
 /**
  * The AWS wrappers' 5 minutes.
@@ -274,3 +315,44 @@ export const retryTransaction: {
 export const idempotent: <A, E, R>(
   self: Effect.Effect<A, E, R>
 ) => Effect.Effect<A, E, R | Failover> = budgeted.idempotent
+
+/**
+ * Runs the statements of this effect on readers: each one, or a whole transaction, on the one that the
+ * client's `readerHostSelector` takes. They run where nothing can be written, also if the host becomes the
+ * writer meanwhile, so one that was cut off is simply run on another host. A statement that writes fails
+ * with `WriteOnReader`.
+ *
+ * Inside of a transaction it changes nothing: a transaction stays on its host.
+ *
+ * @example
+ * ```ts
+ * import { SqlClient } from "@effect/sql"
+ * import { Effect } from "effect"
+ * import { Failover } from "effect-failover"
+ *
+ * const report = Effect.flatMap(SqlClient.SqlClient, (sql) =>
+ *   sql`SELECT day, sum(amount) FROM payment GROUP BY day`
+ * ).pipe(Failover.onReader({ maxStaleness: "5 seconds" }))
+ * ```
+ *
+ * @since 0.1.0
+ * @category combinators
+ */
+export const onReader: {
+  (options?: ReadOptions): <A, E, R>(self: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
+  <A, E, R>(self: Effect.Effect<A, E, R>, options?: ReadOptions): Effect.Effect<A, E, R>
+} = dual(
+  (args) => Effect.isEffect(args[0]),
+  <A, E, R>(self: Effect.Effect<A, E, R>, options: ReadOptions = {}): Effect.Effect<A, E, R> =>
+    Effect.locally(self, currentAim, options)
+)
+
+/**
+ * Runs the statements of this effect on the writer: within `onReader`, or with a client whose
+ * `failoverMode` reads from readers.
+ *
+ * @since 0.1.0
+ * @category combinators
+ */
+export const onWriter = <A, E, R>(self: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
+  Effect.locally(self, currentAim, "writer")

@@ -98,6 +98,8 @@ export class PoolCut extends Data.TaggedError("PoolCut")<{ readonly host: Host }
 export interface HostPool {
   readonly host: Host
   readonly epoch: number
+  /** What it is used as. */
+  readonly role: "writer" | "reader"
   /** An idle connection if there is one. The caller owes a `give`. */
   readonly unsafeTake: () => Session | undefined
   /** A connection, opened or waited for. The caller owes a `give`. */
@@ -132,6 +134,8 @@ interface Waiter {
 export const make = (options: {
   readonly host: Host
   readonly epoch: number
+  /** Default `"writer"`. */
+  readonly role?: "writer" | "reader" | undefined
   readonly settings: Settings
   readonly open: Effect.Effect<Session, SessionError>
 }): Effect.Effect<HostPool, never, Scope.Scope> =>
@@ -332,6 +336,7 @@ export const make = (options: {
     return {
       host,
       epoch: options.epoch,
+      role: options.role ?? "writer",
       unsafeTake,
       take,
       give,

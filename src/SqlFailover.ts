@@ -28,7 +28,7 @@ import type { Reactivity } from "@effect/experimental"
 import type { SqlClient } from "@effect/sql"
 import type { Statement } from "@effect/sql"
 import type { Scope } from "effect"
-import { Effect, Stream } from "effect"
+import { Duration, Effect, Stream } from "effect"
 import { dual } from "effect/Function"
 import type { CommitResolution } from "./CommitResolution.js"
 import type { Connector, ListenEvent, Session, SessionError } from "./Connector.js"
@@ -38,19 +38,25 @@ import * as Classifier from "./ErrorClassifier.js"
 import * as Failover from "./Failover.js"
 import type { Host } from "./Host.js"
 import type { Settings as PoolSettings, Stats } from "./HostPool.js"
+import * as HostSelector from "./HostSelector.js"
 import type { TransformRows } from "./internal/connection.js"
 import * as Leases from "./internal/leases.js"
+import * as ReadersInternal from "./internal/readers/make.js"
 import * as Router from "./internal/router.js"
+import * as Routes from "./internal/routes.js"
 import * as Runner from "./internal/runner.js"
 import * as SqlClientInternal from "./internal/sqlClient.js"
 import * as Spares from "./internal/spares.js"
 import * as Tell from "./internal/tell.js"
 import { currentBegin } from "./internal/transaction.js"
 import type { RetryBudget } from "./RetryBudget.js"
+import type { FailoverFailed } from "./Errors.js"
+import type { Readers } from "./Readers.js"
 import { query } from "./SqlTopologySource.js"
 import type { Topology } from "./Topology.js"
+import type { Rejection } from "./TopologyState.js"
+import { INITIAL_EPOCH } from "./TopologyState.js"
 import type { SqlError } from "@effect/sql/SqlError"
-import type { Duration } from "effect"
 
 /**
  * @since 0.1.0
@@ -69,7 +75,9 @@ export interface Options {
   readonly spanAttributes: ReadonlyArray<readonly [string, unknown]>
   readonly pool: PoolSettings
   readonly connectTimeout: Duration.Duration
+  /** Where statements go that ask for nothing else. Default `"strict-writer"`. */
   readonly failoverMode?: Failover.FailoverMode | undefined
+  readonly readers?: ReaderOptions | undefined
   readonly failoverTimeout?: Duration.Duration | undefined
   /** How to find out about a COMMIT that was not answered. Default: not at all. */
   readonly commitResolution?: CommitResolution | undefined
@@ -79,12 +87,43 @@ export interface Options {
 }
 
 /**
+ * How readers are read from.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface ReaderOptions {
+  /** Default `HostSelector.twoChoices()`. */
+  readonly selector?: HostSelector.HostSelector | undefined
+  /** How far behind the writer a reader may be. Default: as far as it is. */
+  readonly maxStaleness?: Duration.Duration | undefined
+  /** How often a host that is read from is asked how it is. Default 1 second. */
+  readonly heartbeat?: Duration.Duration | undefined
+  /**
+   * Whether connections to readers are set to read only. Not behind a pooler that hands them to others: a read
+   * that is cut off is then not run again. Default `true`.
+   */
+  readonly keepSessionsReadOnly?: boolean | undefined
+}
+
+/**
+ * A reader that froze is noticed within this and `connectTimeout`.
+ *
+ * @since 0.1.0
+ * @category defaults
+ */
+export const DEFAULT_READER_HEARTBEAT = Duration.seconds(1)
+
+/**
  * @since 0.1.0
  * @category models
  */
 export interface SqlFailover {
   readonly client: SqlClient.SqlClient
   readonly failover: Failover.Failover
+  readonly readers: Readers
+  /** Has a host that statements may go to, by the client's mode; fails over if need be. */
+  readonly ready: Effect.Effect<void, FailoverFailed | Rejection>
   /** Notifications of a connection of its own; `listen` is run on it first, on each new writer. */
   readonly notifications: (listen: string) => Stream.Stream<ListenEvent, SqlError>
   /** The pool of the present writer. */
@@ -176,24 +215,57 @@ export const make = (
       Effect.forkScoped
     )
 
+    const leases = Leases.make({
+      topology,
+      router,
+      failover,
+      classifier,
+      acquireTimeout: options.pool.acquireTimeout
+    })
+    const tell = Tell.make({
+      topology,
+      classifier,
+      mover: Tell.toWriter({ topology, failover })
+    })
     const runner = Runner.make({
       topology,
       router,
-      leases: Leases.make({
-        topology,
-        router,
-        failover,
-        classifier,
-        acquireTimeout: options.pool.acquireTimeout
-      }),
-      tell: Tell.make({ topology, failover, classifier }),
+      leases,
+      tell,
       budget: failover.budget,
       resolution: options.commitResolution,
       isWriter
     })
 
-    const client = yield* SqlClientInternal.make({
+    const { dialect } = options
+    const { fleet, reads } = yield* ReadersInternal.make({
+      topology,
+      classifier,
+      dialect,
+      settings: {
+        selector: options.readers?.selector ?? HostSelector.twoChoices(),
+        heartbeat: options.readers?.heartbeat ?? DEFAULT_READER_HEARTBEAT,
+        heartbeatTimeout: options.connectTimeout
+      },
+      pool: options.pool,
+      connect,
+      setUp,
+      connectTimeout: options.connectTimeout,
+      failoverTimeout: failover.timeout,
+      mayKeepSessionsReadOnly: options.readers?.keepSessionsReadOnly ?? true
+    })
+    const position = ReadersInternal.positionOf({ leases, tell, dialect })
+    const routes = Routes.make({
       runner,
+      reads,
+      mode: failover.mode,
+      maxStaleness: options.readers?.maxStaleness,
+      recover: failover.recover({ epoch: INITIAL_EPOCH, cause: undefined }),
+      position
+    })
+
+    const client = yield* SqlClientInternal.make({
+      routes,
       compiler: options.compiler,
       transformRows: options.transformRows,
       spanAttributes: options.spanAttributes
@@ -202,6 +274,8 @@ export const make = (
     return {
       client,
       failover,
+      readers: ReadersInternal.serviceOf(fleet, position),
+      ready: routes.ready,
       notifications: (listen) => runner.notifications(listen, open),
       stats: () => ({
         host: router.current()?.host,

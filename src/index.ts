@@ -246,6 +246,24 @@ export * as HostPool from "./HostPool.js"
 export * as HostSelector from "./HostSelector.js"
 
 /**
+ * Reading from readers: what there is beyond `Failover.onReader` and `Failover.onWriter`.
+ *
+ * | | what it costs |
+ * |---|---|
+ * | `onReader` | nothing |
+ * | `maxStaleness` | each host is asked four times as often as the bound is long |
+ * | `readYourWrites` | one question to the writer for the first read after writes, and one to the reader for each read |
+ * | `hedged` | a tenth of the reads at most is asked twice |
+ *
+ * What a reader may show: a state that the writer was in, some milliseconds ago. Two readers show different
+ * ones, so two reads may go back in time; within one transaction they do not. `readYourWrites` and `after`
+ * say which state a read must not be older than.
+ *
+ * @since 0.1.0
+ */
+export * as Readers from "./Readers.js"
+
+/**
  * How much may be run again, shared by all clients of a cluster, so that an outage does not become a
  * storm. Finagle's numbers: a fifth of the traffic, and ten a second on top for services that have little
  * of it; what was earned is forgotten after ten seconds.

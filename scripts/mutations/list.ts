@@ -22,12 +22,6 @@ export const mutations: ReadonlyArray<Mutation> = [
     replace: `isWriter ? setUp(session) : setUp(session)`
   },
   {
-    name: "double verification: a spare is taken for the confirmed server's, whatever it leads to",
-    file: "src/SqlFailover.ts",
-    find: `writers !== undefined && incarnation === writers`,
-    replace: `incarnation !== undefined`
-  },
-  {
     name: "epoch check: a claim of an older server epoch is believed",
     file: "src/internal/claims.ts",
     find: `(isOlder(observation.serverEpoch, state.serverEpoch) ||`,

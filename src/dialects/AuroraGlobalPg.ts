@@ -12,7 +12,14 @@ import { Effect, Either } from "effect"
 import type { Context, Dialect } from "../Dialect.js"
 import * as Host from "../Host.js"
 import type { Member } from "../TopologyState.js"
-import { hasFunctions, incarnation, numberOf, textOf, unusable } from "./internal/pgCatalog.js"
+import {
+  hasFunctions,
+  incarnation,
+  lagOf,
+  numberOf,
+  textOf,
+  unusable
+} from "./internal/pgCatalog.js"
 import * as PgStreaming from "./PgStreaming.js"
 
 const OBSERVE = `SELECT SERVER_ID,
@@ -26,6 +33,18 @@ FROM pg_catalog.aurora_global_db_instance_status()`
 
 const HAS_REGIONS =
   "SELECT pg_catalog.count(*) OPERATOR(pg_catalog.>) 1 FROM pg_catalog.aurora_global_db_status()"
+
+/**
+ * Against the writer, in whichever region it is. Of two readers in two regions that have one identifier, it
+ * is not known which one answers: the later of them counts, and none if one of them does not know.
+ */
+const LAG = `SELECT CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN 0 ELSE (
+  SELECT CASE WHEN pg_catalog.count(*) OPERATOR(pg_catalog.=) pg_catalog.count(VISIBILITY_LAG_IN_MSEC)
+    THEN pg_catalog.max(VISIBILITY_LAG_IN_MSEC) END
+  FROM pg_catalog.aurora_global_db_instance_status()
+  WHERE SERVER_ID OPERATOR(pg_catalog.=) pg_catalog.aurora_db_instance_identifier()
+    AND SESSION_ID OPERATOR(pg_catalog.<>) 'MASTER_SESSION_ID'
+) END`
 
 interface Row {
   readonly serverId: string
@@ -130,7 +149,9 @@ export const make = (options: { readonly knowsAllRegions: boolean }): Dialect =>
         members
       } as const
     }),
-  awaitPromotion: PgStreaming.awaitPromotion
+  awaitPromotion: PgStreaming.awaitPromotion,
+  lagMillis: (query) => Effect.map(query(LAG), lagOf),
+  readOnly: PgStreaming.readOnly
 })
 
 /**

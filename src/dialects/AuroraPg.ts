@@ -10,7 +10,14 @@
 import { Effect } from "effect"
 import type { Dialect } from "../Dialect.js"
 import type { Member } from "../TopologyState.js"
-import { hasFunctions, incarnation, numberOf, textOf, unusable } from "./internal/pgCatalog.js"
+import {
+  hasFunctions,
+  incarnation,
+  lagOf,
+  numberOf,
+  textOf,
+  unusable
+} from "./internal/pgCatalog.js"
 import * as PgStreaming from "./PgStreaming.js"
 
 /** Rows older than five minutes belong to instances that are gone, as in the AWS wrappers. */
@@ -25,6 +32,17 @@ FROM pg_catalog.aurora_replica_status()
 WHERE EXTRACT(EPOCH FROM(pg_catalog.NOW() OPERATOR(pg_catalog.-) LAST_UPDATE_TIMESTAMP)) OPERATOR(pg_catalog.<=) 300
   OR SESSION_ID OPERATOR(pg_catalog.=) 'MASTER_SESSION_ID'
   OR LAST_UPDATE_TIMESTAMP IS NULL`
+
+/**
+ * Storage is shared, so a reader has no position of its own: it says how far behind the writer it is. An
+ * instance may have several rows for a moment; the one that was reported last counts.
+ */
+const LAG = `SELECT CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN 0 ELSE (
+  SELECT REPLICA_LAG_IN_MSEC
+  FROM pg_catalog.aurora_replica_status()
+  WHERE SERVER_ID OPERATOR(pg_catalog.=) pg_catalog.aurora_db_instance_identifier()
+  ORDER BY LAST_UPDATE_TIMESTAMP DESC NULLS LAST LIMIT 1
+) END`
 
 interface Row {
   readonly serverId: string
@@ -93,5 +111,7 @@ export const dialect: Dialect = {
         asOf: writer?.updated === undefined ? undefined : Math.round(writer.updated * 1000)
       } as const
     }),
-  awaitPromotion: PgStreaming.awaitPromotion
+  awaitPromotion: PgStreaming.awaitPromotion,
+  lagMillis: (query) => Effect.map(query(LAG), lagOf),
+  readOnly: PgStreaming.readOnly
 }

@@ -106,5 +106,7 @@ export const dialect: Dialect = {
         members
       } as const
     }),
-  awaitPromotion: PgStreaming.awaitPromotion
+  awaitPromotion: PgStreaming.awaitPromotion,
+  freshness: PgStreaming.freshness,
+  readOnly: PgStreaming.readOnly
 }

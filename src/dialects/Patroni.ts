@@ -208,6 +208,8 @@ export const make = (
       isWriter: PgStreaming.isWriter,
       incarnation,
       observe,
-      awaitPromotion: PgStreaming.awaitPromotion
+      awaitPromotion: PgStreaming.awaitPromotion,
+      freshness: PgStreaming.freshness,
+      readOnly: PgStreaming.readOnly
     }
   })

@@ -27,10 +27,11 @@
 import { Duration, Effect, Either, Option } from "effect"
 import * as ClusterEndpoint from "../ClusterEndpoint.js"
 import type { SessionError } from "../Connector.js"
-import type { Context, Dialect, Query } from "../Dialect.js"
+import type { Context, Dialect, Freshness, Query } from "../Dialect.js"
 import * as Host from "../Host.js"
 import type { Member } from "../TopologyState.js"
 import { incarnation, numberOf, ROLE, textOf, timelineOf, unusable } from "./internal/pgCatalog.js"
+import * as WalFreshness from "./internal/walFreshness.js"
 
 /**
  * A standby replays and says how far; `pg_receivewal` and `pg_basebackup` do not. A logical subscriber
@@ -91,6 +92,25 @@ BEGIN
   END LOOP;
 END $$`)
   )
+
+/**
+ * Positions are LSNs. They are compared without the timeline: after a failover that lost commits, a position
+ * of the lost end says nothing any more, and is reached when the new writer has written as much.
+ *
+ * @since 0.1.0
+ * @category queries
+ */
+export const freshness: Freshness = WalFreshness.freshness
+
+/**
+ * The session refuses to write (25006), also after its host was promoted. A statement that asks for more, as
+ * `BEGIN READ WRITE` or `SET`, gets it.
+ *
+ * @since 0.1.0
+ * @category queries
+ */
+export const readOnly = (query: Query): Effect.Effect<void, SessionError> =>
+  Effect.asVoid(query("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY"))
 
 interface Standby {
   readonly name: string | undefined
@@ -196,5 +216,7 @@ export const dialect: Dialect = {
         isWhole: false
       })
     }),
-  awaitPromotion
+  awaitPromotion,
+  freshness,
+  readOnly
 }

@@ -14,7 +14,13 @@ import type {
   TransactionResolutionUnknown,
   FailoverFailed
 } from "../Errors.js"
-import { ConfigurationError, ConnectionRejected, PoolTimeout, StatementTimeout } from "../Errors.js"
+import {
+  ConfigurationError,
+  ConnectionRejected,
+  PoolTimeout,
+  StatementTimeout,
+  WriteOnReader
+} from "../Errors.js"
 import type { RetryBudget } from "../RetryBudget.js"
 
 type OutcomeError = FailoverSuccess | FailoverFailed | TransactionResolutionUnknown
@@ -57,14 +63,16 @@ const isOurs = (error: unknown): boolean =>
   isOutcome(error) ||
   error instanceof ConfigurationError ||
   error instanceof PoolTimeout ||
-  error instanceof StatementTimeout
+  error instanceof StatementTimeout ||
+  error instanceof WriteOnReader
 
 const isOutcome = (u: unknown): u is OutcomeError | ConnectionRejected | RequestUnanswered =>
   u instanceof ConnectionRejected ||
   (isTagged(u) && typeof u._tag === "string" && outcomeTags.has(u._tag))
 
-const isRejection = (u: unknown): boolean =>
-  u instanceof ConnectionRejected || u instanceof ConfigurationError
+/** Nothing was executed, and nothing will be. */
+const isInVain = (u: unknown): boolean =>
+  u instanceof ConnectionRejected || u instanceof ConfigurationError || u instanceof WriteOnReader
 
 /** @internal */
 export const outcomeOf = (error: unknown): Outcome | undefined => {
@@ -88,7 +96,7 @@ export const outcomes = <A, E, R>(
 
 /** @internal */
 export const isSafeToRetry = (error: unknown): boolean => {
-  if (isRejection(unwrap(error))) return false
+  if (isInVain(unwrap(error))) return false
   const outcome = outcomeOf(error)
   return outcome === "NotExecuted" || outcome === "RolledBack"
 }

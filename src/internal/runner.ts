@@ -65,7 +65,7 @@ export const make = (options: {
   readonly isWriter: (session: Session) => Effect.Effect<boolean, SessionError>
 }): Runner => {
   const { budget, leases, resolution, router, tell, topology } = options
-  const services = { topology, leases, tell }
+  const services = { leases, tell }
 
   /** A server that refused to write: is it the writer? One that cannot say is treated as if it were not. */
   const isStillWriter = (pool: HostPool): Effect.Effect<boolean> =>

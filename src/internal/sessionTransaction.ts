@@ -12,11 +12,9 @@ import { SessionError } from "../Connector.js"
 import * as Classifier from "../ErrorClassifier.js"
 import type { HostPool } from "../HostPool.js"
 import { query } from "../SqlTopologySource.js"
-import type { Topology } from "../Topology.js"
 import * as Connection from "./connection.js"
 import type { Leases } from "./leases.js"
 import type { Lease, Tell } from "./tell.js"
-import { answered } from "./tell.js"
 import type { TransactionConnection } from "./transaction.js"
 
 /** A COMMIT that is still under way when this is over stays unknown. */
@@ -29,8 +27,7 @@ const IN_FAILED_TRANSACTION = "25P02"
 
 /** What all transactions of a client share. @internal */
 export interface Services {
-  readonly topology: Topology
-  readonly leases: Leases
+  readonly leases: Pick<Leases, "scoped">
   readonly tell: Tell
 }
 
@@ -126,20 +123,12 @@ export class SessionTransaction
     return error.fate === "Answered" && this.services.tell.verdict(error) !== "ConnectionLost"
   }
 
-  private refused(error: SessionError): Effect.Effect<never, SqlError.SqlError> {
-    const { tell, topology } = this.services
-    return Effect.zipRight(
-      tell.verdict(error) === "ReadOnly" ? topology.refresh : Effect.void,
-      Effect.fail(answered(error.cause))
-    )
-  }
-
   /** COMMIT was not sent: whatever failed, the transaction is rolled back with its connection. */
   private failed(error: SessionError): Effect.Effect<never, SqlError.SqlError> {
     const { lease } = this
     const { tell } = this.services
     if (this.error !== undefined) return Effect.fail(this.error)
-    if (this.isAnswer(error)) return this.refused(error)
+    if (this.isAnswer(error)) return tell.refused(lease, error)
     const sent = error.fate !== "NotSent"
     return this.losing(
       sent && tell.verdict(error) === "Timeout"
@@ -162,7 +151,7 @@ export class SessionTransaction
     const { lease } = this
     const { tell } = this.services
     if (error.fate === "NotSent") return this.failed(error)
-    if (this.isAnswer(error)) return this.refused(error)
+    if (this.isAnswer(error)) return tell.refused(lease, error)
     if (resolve === undefined && tell.verdict(error) === "Timeout") {
       return this.losing(tell.timedOut(lease, error.cause, "Unknown"))
     }

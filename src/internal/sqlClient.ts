@@ -15,7 +15,7 @@ import { ConfigurationError } from "../Errors.js"
 import * as Classifier from "../ErrorClassifier.js"
 import type { TransformRows } from "./connection.js"
 import * as Connection from "./connection.js"
-import type { Runner } from "./runner.js"
+import type { Routes } from "./routes.js"
 import { answered } from "./tell.js"
 import * as Statements from "./statements.js"
 import type { Frame } from "./transaction.js"
@@ -26,25 +26,23 @@ let clients = 0
 
 /** @internal */
 export const make = (options: {
-  readonly runner: Runner
+  readonly routes: Routes
   readonly compiler: Statement.Compiler
   readonly transformRows: TransformRows
   readonly spanAttributes: ReadonlyArray<readonly [string, unknown]>
 }): Effect.Effect<SqlClient.SqlClient, never, Reactivity.Reactivity> =>
   Effect.gen(function* () {
-    const { compiler, runner, spanAttributes, transformRows } = options
+    const { compiler, routes, spanAttributes, transformRows } = options
     const reactivity = yield* Reactivity.Reactivity
     const owner = Symbol("effect-failover/client")
     const tag: Transaction.FrameTag = Context.GenericTag<Frame>(
       `effect-failover/SqlFailover/Transaction/${clients++}`
     )
 
-    /** Not bound to any connection: each of its statements is routed by itself. */
-    const routed = Connection.make(runner)
-
     const acquirer: SqlConnection.Connection.Acquirer = Effect.withFiberRuntime((fiber) =>
       Effect.succeed(
-        Transaction.currentFrame(fiber.currentContext, tag, owner)?.connection ?? routed
+        Transaction.currentFrame(fiber.currentContext, tag, owner)?.connection ??
+          routes.connection(fiber)
       )
     )
 
@@ -58,7 +56,7 @@ export const make = (options: {
             ...spanAttributes,
             ["server.address", pool.host.host],
             ["server.port", pool.host.port],
-            ["db.failover.role", "writer"],
+            ["db.failover.role", pool.role],
             ["db.failover.epoch", pool.epoch]
           ]
         }
@@ -72,20 +70,18 @@ export const make = (options: {
       [...spanAttributes],
       {
         [Symbol.iterator]: () => {
-          const frame = Option.flatMapNullable(Fiber.getCurrentFiber(), (fiber) =>
-            Transaction.currentFrame(fiber.currentContext, tag, owner)
-          )
-          return attributesOf(
-            Option.isSome(frame) ? frame.value.connection.pool : runner.pool()
-          ).values()
+          const fiber = Option.getOrUndefined(Fiber.getCurrentFiber())
+          if (fiber === undefined) return spanAttributes.values()
+          const frame = Transaction.currentFrame(fiber.currentContext, tag, owner)
+          return attributesOf(frame?.connection.pool ?? routes.pool(fiber)).values()
         }
       }
     )
 
     const runWith =
       (transform: TransformRows): Statements.Run =>
-      (sql, params, context, span) => {
-        const frame = Transaction.currentFrame(context, tag, owner)
+      (sql, params, fiber, span) => {
+        const frame = Transaction.currentFrame(fiber.currentContext, tag, owner)
         const annotate = (pool: HostPool) => {
           for (const [key, value] of attributesOf(pool)) span.attribute(key, value)
         }
@@ -93,7 +89,7 @@ export const make = (options: {
           annotate(frame.connection.pool)
           return frame.connection.execute(sql, params, transform)
         }
-        const rows = runner.execute({ sql, params, shape: "objects" }, annotate)
+        const rows = routes.execute(fiber, { sql, params, shape: "objects" }, annotate)
         return transform === undefined ? rows : Effect.map(rows, transform)
       }
 
@@ -103,13 +99,15 @@ export const make = (options: {
     )
     const self = {
       [SqlClient.TypeId]: SqlClient.TypeId,
-      withTransaction: Transaction.make({
-        tag,
-        owner,
-        spanAttributes: attributesOf,
-        begin: (sql, restore) => runner.begin(owner, sql, restore)
-      }),
-      reserve: runner.reserve,
+      withTransaction: routes.noting(
+        Transaction.make({
+          tag,
+          owner,
+          spanAttributes: attributesOf,
+          begin: (fiber, sql, restore) => routes.begin(fiber, owner, sql, restore)
+        })
+      ),
+      reserve: routes.reserve,
       reactive: reactivity.stream,
       reactiveMailbox: reactivity.query
     }

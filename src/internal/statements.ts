@@ -9,17 +9,17 @@
  */
 import { Statement } from "@effect/sql"
 import type { SqlError } from "@effect/sql"
-import type { Context, Tracer } from "effect"
+import type { Fiber, Tracer } from "effect"
 import { Effect } from "effect"
 import type { Row } from "../Connector.js"
 
 type AnyStatement = Statement.Statement<Row>
 
-/** Runs compiled SQL in the fiber's context. @internal */
+/** Runs compiled SQL in the fiber. @internal */
 export type Run = (
   sql: string,
   params: ReadonlyArray<unknown>,
-  context: Context.Context<never>,
+  fiber: Fiber.RuntimeFiber<unknown, unknown>,
   span: Tracer.Span
 ) => Effect.Effect<ReadonlyArray<Row>, SqlError.SqlError>
 
@@ -37,7 +37,7 @@ export const routed = (base: Statement.Constructor, run: Run): Statement.Constru
         const [sql, params] = this.compile()
         span.attribute("db.operation.name", "execute")
         span.attribute("db.query.text", sql)
-        return run(sql, params, fiber.currentContext, span)
+        return run(sql, params, fiber, span)
       })
     })
   }

@@ -17,8 +17,8 @@ import {
   StatementTimeout,
   TransactionResolutionUnknown
 } from "../Errors.js"
-import type { Failover, Recovered } from "../Failover.js"
-import type { Host } from "../Host.js"
+import type { Failover } from "../Failover.js"
+import type { Host, Role } from "../Host.js"
 import type { HostPool } from "../HostPool.js"
 import type { Topology } from "../Topology.js"
 import { tried } from "../Topology.js"
@@ -30,16 +30,33 @@ export interface Lease {
   readonly session: Session
 }
 
-/** @internal */
+/** Where the client is now. @internal */
 export interface Moved {
-  readonly recovered: Recovered
+  readonly to: Host
+  readonly role: Role
+  readonly epoch: number
+  readonly attempts: number
   /** Since the work was cut off. */
   readonly elapsed: Duration.Duration
+}
+
+/** What becomes of a client whose connection was lost. @internal */
+export interface Mover {
+  readonly recover: (
+    lease: Lease,
+    cause: unknown
+  ) => Effect.Effect<Omit<Moved, "elapsed">, FailoverFailed | Rejection>
+  /** Has a look at a host that did not answer. */
+  readonly look: (lease: Lease) => Effect.Effect<void>
+  /** What a caller is told whose write was refused. */
+  readonly readOnly: (lease: Lease, cause: unknown) => Effect.Effect<never, SqlError.SqlError>
 }
 
 /** @internal */
 export interface Tell {
   readonly verdict: (error: SessionError) => Verdict["_tag"]
+  /** The server's own answer. */
+  readonly refused: (lease: Lease, error: SessionError) => Effect.Effect<never, SqlError.SqlError>
   /** The client moves; the statement may have been executed if it was sent. */
   readonly failoverSuccess: (
     lease: Lease,
@@ -60,7 +77,7 @@ export interface Tell {
     sent: boolean,
     cause: unknown
   ) => SqlError.SqlError
-  /** The client stays, and its writer is looked at. */
+  /** The client stays, and its host is looked at. */
   readonly timedOut: (
     lease: Lease,
     cause: unknown,
@@ -87,13 +104,41 @@ export const silentSetUp = (host: Host, timeout: Duration.Duration): SessionErro
     fate: "NotSent"
   })
 
+/**
+ * The client's failover, for statements of the writer.
+ *
+ * @internal
+ */
+export const toWriter = (options: {
+  readonly topology: Topology
+  readonly failover: Failover
+}): Mover => {
+  const { failover, topology } = options
+  return {
+    recover: ({ pool }, cause) => {
+      // Cut because a failover ended in vain: that was this outage's failover.
+      const failure = pool.isCut() ? failover.failureOf(pool.epoch) : undefined
+      return failure === undefined
+        ? Effect.map(failover.recover({ epoch: pool.epoch, cause }), ({ attempts, writer }) => ({
+            to: writer.host,
+            role: "writer" as const,
+            epoch: writer.epoch,
+            attempts
+          }))
+        : Effect.fail(failure)
+    },
+    look: () => topology.refresh,
+    readOnly: (_lease, cause) => Effect.zipRight(topology.refresh, Effect.fail(answered(cause)))
+  }
+}
+
 /** @internal */
 export const make = (options: {
   readonly topology: Topology
-  readonly failover: Failover
+  readonly mover: Mover
   readonly classifier: ErrorClassifier
 }): Tell => {
-  const { classifier, failover, topology } = options
+  const { classifier, mover, topology } = options
 
   /** The failover's own end, told for this piece of work: a rejection alone would say that nothing was executed. */
   const inVain = (
@@ -125,46 +170,33 @@ export const make = (options: {
   const move: Tell["move"] = (lease, cause, outcome) =>
     Effect.gen(function* () {
       lease.session.destroy()
-      const { epoch, host } = lease.pool
       const since = yield* Clock.currentTimeMillis
       const elapsed = Effect.map(Clock.currentTimeMillis, (now) => Duration.millis(now - since))
-      // Cut because a failover ended in vain: that was this outage's failover.
-      const failure = lease.pool.isCut() ? failover.failureOf(epoch) : undefined
-      const recovered = yield* Effect.catchAll(
-        failure === undefined ? failover.recover({ epoch, cause }) : Effect.fail(failure),
-        (error) =>
-          Effect.flatMap(elapsed, (elapsed) =>
-            Effect.fail(sqlError(inVain(error, outcome, host, elapsed)))
-          )
+      const recovered = yield* Effect.catchAll(mover.recover(lease, cause), (error) =>
+        Effect.flatMap(elapsed, (elapsed) =>
+          Effect.fail(sqlError(inVain(error, outcome, lease.pool.host, elapsed)))
+        )
       )
-      return { recovered, elapsed: yield* elapsed }
+      return { ...recovered, elapsed: yield* elapsed }
     })
-
-  /** What all outcomes say of the move. */
-  const told = ({ pool }: Lease, { elapsed, recovered }: Moved) => ({
-    from: pool.host,
-    to: recovered.writer.host,
-    role: "writer" as const,
-    epoch: recovered.writer.epoch,
-    elapsed,
-    attempts: recovered.attempts
-  })
 
   const failoverSuccess: Tell["failoverSuccess"] = (lease, sent, cause) =>
     Effect.flatMap(move(lease, cause, sent ? "Unknown" : "NotExecuted"), (moved) =>
-      Effect.fail(sqlError(new FailoverSuccess({ ...told(lease, moved), sent, cause })))
+      Effect.fail(sqlError(new FailoverSuccess({ from: lease.pool.host, ...moved, sent, cause })))
     )
 
   const transactionLost: Tell["transactionLost"] = (lease, moved, outcome, sent, cause) =>
-    sqlError(new TransactionResolutionUnknown({ ...told(lease, moved), outcome, sent, cause }))
+    sqlError(
+      new TransactionResolutionUnknown({ from: lease.pool.host, ...moved, outcome, sent, cause })
+    )
 
-  const timedOut: Tell["timedOut"] = ({ pool }, cause, outcome) =>
+  const timedOut: Tell["timedOut"] = (lease, cause, outcome) =>
     Effect.zipRight(
-      topology.refresh,
+      mover.look(lease),
       Effect.fail(
         sqlError(
           new StatementTimeout({
-            host: pool.host,
+            host: lease.pool.host,
             timeout: cause instanceof NoAnswer ? cause.timeout : Duration.zero,
             outcome
           })
@@ -174,8 +206,14 @@ export const make = (options: {
 
   const verdict: Tell["verdict"] = (error) => Classifier.classify(classifier, error.cause)._tag
 
+  const refused: Tell["refused"] = (lease, error) =>
+    verdict(error) === "ReadOnly"
+      ? mover.readOnly(lease, error.cause)
+      : Effect.fail(answered(error.cause))
+
   return {
     verdict,
+    refused,
     move,
     failoverSuccess,
     transactionLost,

@@ -16,6 +16,7 @@
  */
 import { SqlClient, SqlError } from "@effect/sql"
 import type { SqlConnection } from "@effect/sql"
+import type { Fiber } from "effect"
 import type { HostPool } from "../HostPool.js"
 import type { Restore } from "./leases.js"
 import {
@@ -156,6 +157,7 @@ export const make =
     readonly spanAttributes: (pool: HostPool | undefined) => Iterable<readonly [string, unknown]>
     /** A connection on which BEGIN has been answered. Interruptible inside, where it waits. */
     readonly begin: (
+      fiber: Fiber.RuntimeFiber<unknown, unknown>,
       sql: string,
       restore: Restore
     ) => Effect.Effect<TransactionConnection, SqlError.SqlError>
@@ -231,7 +233,7 @@ export const make =
             )
           }
 
-          return options.begin(fiber.getFiberRef(currentBegin), restore).pipe(
+          return options.begin(fiber, fiber.getFiberRef(currentBegin), restore).pipe(
             Effect.tapError(() => Effect.sync(() => annotate(undefined))),
             Effect.flatMap((connection) => {
               annotate(connection.pool)

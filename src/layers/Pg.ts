@@ -37,9 +37,11 @@ import type { ClusterIdConflict, ConfigurationError, FailoverFailed } from "../E
 import type { Rule } from "../ErrorClassifier.js"
 import type { Failover, FailoverMode } from "../Failover.js"
 import type { Host } from "../Host.js"
+import type { HostSelector } from "../HostSelector.js"
 import * as PgConnector from "../internal/pg/connector.js"
 import * as PgClientInternal from "./internal/pgClient.js"
 import { check } from "./internal/pgOptions.js"
+import type { Readers } from "../Readers.js"
 import type * as SqlFailover from "../SqlFailover.js"
 import type * as Topology from "../Topology.js"
 import type { Rejection } from "../TopologyState.js"
@@ -84,8 +86,17 @@ export interface PgOptions {
   readonly dialect?:
     "auto" | "pg" | "aurora-pg" | "aurora-global-pg" | "multi-az-pg" | Dialect | undefined
 
-  /** Which hosts a failover may end on. Default `"strict-writer"`. */
+  /**
+   * Where statements go, also after a failover: `"strict-writer"`, `"reader-or-writer"` or `"strict-reader"`.
+   * Default `"strict-writer"`; for the reader endpoint of an Aurora or RDS cluster `"reader-or-writer"`.
+   */
   readonly failoverMode?: FailoverMode | undefined
+  /** Which reader gets the next statement: a strategy's name, or one of your own. Default `"twoChoices"`. */
+  readonly readerHostSelector?: string | HostSelector | undefined
+  /** How far behind the writer a reader may be. Default: as far as it is. */
+  readonly maxStaleness?: Duration.DurationInput | undefined
+  /** How often a host that is read from is asked how it is. Default 1 second. */
+  readonly readerHeartbeat?: Duration.DurationInput | undefined
   /** How long work waits for a writer before it fails with `FailoverFailed`. Default 5 minutes. */
   readonly failoverTimeout?: Duration.DurationInput | undefined
   /** Pause between two topology queries in calm. Default 30 seconds. */
@@ -115,7 +126,8 @@ export interface PgOptions {
   readonly queryTimeout?: Duration.DurationInput | undefined
   /**
    * Prepare statements with parameters by name from their fifth use on a connection, 256 at most. Default
-   * `true`. Set it to `false` behind a pooler that hands a connection to others between two statements. Inside
+   * `true`. Set it to `false` behind a pooler that hands a connection to others between two statements;
+   * connections to readers are not set to read only then, and a read that is cut off is not run again. Inside
    * a transaction, the first use after a change of the table behind it fails once (0A000).
    */
   readonly prepareStatements?: boolean | undefined
@@ -176,6 +188,7 @@ export interface PgFailover {
   readonly client: PgClient.PgClient
   readonly topology: Topology.Topology
   readonly failover: Failover
+  readonly readers: Readers
   /**
    * `PgClient.listen` with all that there is to hear: it goes over to the new writer, and says so, since
    * notifications may have been missed.
@@ -233,11 +246,31 @@ export const make = (
  * @since 0.1.0
  * @category models
  */
-export type Provided = PgClient.PgClient | SqlClient.SqlClient | Topology.Topology | Failover
+export type Provided =
+  PgClient.PgClient | SqlClient.SqlClient | Topology.Topology | Failover | Readers
 
 /**
- * `SqlClient` and `PgClient` over a cluster, and the `Topology` and `Failover` behind them. It is built
- * without connecting, also while every host is down.
+ * `SqlClient` and `PgClient` over a cluster, and the `Topology`, `Failover` and `Readers` behind them. It is
+ * built without connecting, also while every host is down.
+ *
+ * With `failoverMode: "reader-or-writer"` or `"strict-reader"` it is a client that reads from readers. It
+ * shares the topology with the one that writes, and nothing else:
+ *
+ * @example
+ * ```ts
+ * import { Effect, Layer } from "effect"
+ * import { SqlClient } from "@effect/sql"
+ * import * as Pg from "effect-failover/layers/Pg"
+ *
+ * const options: Pg.PgOptions = { hosts: ["db-1.internal", "db-2.internal"], database: "shop" }
+ *
+ * class Reports extends Effect.Service<Reports>()("Reports", {
+ *   effect: Effect.map(SqlClient.SqlClient, (sql) => ({ total: sql`SELECT sum(amount) FROM payment` })),
+ *   dependencies: [Pg.layer({ ...options, failoverMode: "reader-or-writer" })]
+ * }) {}
+ *
+ * const Live = Layer.merge(Pg.layer(options), Reports.Default)
+ * ```
  *
  * @since 0.1.0
  * @category layers
@@ -281,7 +314,7 @@ const record = (name: string): Config.Config<Readonly<Record<string, string>>> =
  * Every option that can be written as text, by its name in capitals: `HOSTS` (comma-separated), `URL`,
  * `PORT`, `DATABASE`, `USERNAME`, `PASSWORD`, `SSL`, `INSTANCE_HOST_PATTERN`,
  * `GLOBAL_INSTANCE_HOST_PATTERNS` (`us-east-1=?.us.db.internal, ...`), `CLUSTER_ID`, `DIALECT`,
- * `FAILOVER_MODE`, `FAILOVER_TIMEOUT`, `TOPOLOGY_REFRESH_RATE`, `TOPOLOGY_HIGH_REFRESH_RATE`,
+ * `FAILOVER_MODE`, `READER_HOST_SELECTOR`, `MAX_STALENESS`, `READER_HEARTBEAT`, `FAILOVER_TIMEOUT`, `TOPOLOGY_REFRESH_RATE`, `TOPOLOGY_HIGH_REFRESH_RATE`,
  * `TOPOLOGY_PUSH`, `IGNORE_TOPOLOGY_REFRESH`, `MONITORING_USERNAME`, `MONITORING_PASSWORD`,
  * `MONITORING_DATABASE`, `MONITORING_CONNECT_TIMEOUT`, `MONITORING_QUERY_TIMEOUT`,
  * `CONNECT_FAILOVER`, `WAIT_FOR_TOPOLOGY`, `CONNECT_TIMEOUT`, `QUERY_TIMEOUT`, `PREPARE_STATEMENTS`,
@@ -324,7 +357,12 @@ export const config: Config.Config<PgOptions> = Config.all({
   dialect: optional(
     Config.literal("auto", "pg", "aurora-pg", "aurora-global-pg", "multi-az-pg")("DIALECT")
   ),
-  failoverMode: optional(Config.literal("strict-writer")("FAILOVER_MODE")),
+  failoverMode: optional(
+    Config.literal("strict-writer", "reader-or-writer", "strict-reader")("FAILOVER_MODE")
+  ),
+  readerHostSelector: optional(Config.string("READER_HOST_SELECTOR")),
+  maxStaleness: optional(Config.duration("MAX_STALENESS")),
+  readerHeartbeat: optional(Config.duration("READER_HEARTBEAT")),
   failoverTimeout: optional(Config.duration("FAILOVER_TIMEOUT")),
   topologyRefreshRate: optional(Config.duration("TOPOLOGY_REFRESH_RATE")),
   topologyHighRefreshRate: optional(Config.duration("TOPOLOGY_HIGH_REFRESH_RATE")),

@@ -144,7 +144,10 @@ export interface View {
   /** The server that is asked. */
   readonly host: string
   readonly role: "writer" | "reader"
-  /** What is committed there, and what the session's own transaction has written. */
+  /**
+   * What the session sees: what is committed there and has been received (on a reader that lags, less than on
+   * the writer), and what the session's own transaction has written.
+   */
   readonly writes: () => ReadonlyArray<Statement>
 }
 
@@ -248,7 +251,10 @@ export interface SimulatedCluster {
   }) => Effect.Effect<void>
   /** Each statement and each log-in takes this much longer on the host. */
   readonly slow: (name: string, by: Duration.DurationInput) => Effect.Effect<void>
-  /** The standby receives what is written this much later. */
+  /**
+   * The standby receives what is written this much later; on `"aurora"`, where storage is shared, it shows it
+   * this much later. A reader that is cut off from its peers receives and shows nothing new.
+   */
   readonly lag: (name: string, by: Duration.DurationInput) => Effect.Effect<void>
   /** `Options.staleLists` from now on. */
   readonly staleLists: (by: Duration.DurationInput) => Effect.Effect<void>
@@ -263,7 +269,10 @@ export interface SimulatedCluster {
 
   /** The newest timeline's writer, if it is up. */
   readonly writer: Effect.Effect<string | undefined>
-  /** What is committed on this host; without a name, on the newest timeline's writer, be it up or down. */
+  /**
+   * What is committed on this host, which on `"aurora"` is what all have in storage, shown or not; without a
+   * name, on the newest timeline's writer, be it up or down.
+   */
   readonly committed: (name?: string) => ReadonlyArray<Write>
   /** Every statement that a server received, in the order of their receipt. */
   readonly log: ReadonlyArray<Entry>

@@ -3,7 +3,7 @@ import type { SqlClient } from "@effect/sql"
 import type { PgClient } from "@effect/sql-pg"
 import { Config, ConfigProvider, Context, Duration, Effect, Either, Layer, Redacted } from "effect"
 import type { ConfigError } from "effect"
-import { ClusterEndpoint, Errors, Failover, Host, Topology } from "effect-failover"
+import { ClusterEndpoint, Errors, Failover, Host, Readers, Topology } from "effect-failover"
 import * as Pg from "effect-failover/layers/Pg"
 import { check } from "../../src/layers/internal/pgOptions.js"
 import { parseUrl } from "../../src/layers/internal/pgUrl.js"
@@ -410,7 +410,11 @@ describe("the types", () => {
   it("the layer provides the clients, the topology and the failover, and needs nothing", () => {
     expectTypeOf(Pg.layer).returns.toEqualTypeOf<
       Layer.Layer<
-        PgClient.PgClient | SqlClient.SqlClient | Topology.Topology | Failover.Failover,
+        | PgClient.PgClient
+        | SqlClient.SqlClient
+        | Topology.Topology
+        | Failover.Failover
+        | Readers.Readers,
         | Errors.ConfigurationError
         | Errors.ClusterIdConflict
         | Errors.FailoverFailed

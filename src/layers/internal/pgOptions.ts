@@ -51,6 +51,8 @@ export interface CheckedOptions {
   readonly topologyRefreshRate: Duration.Duration
   readonly topologyHighRefreshRate: Duration.Duration
   readonly connectTimeout: Duration.Duration
+  readonly maxStaleness: Duration.Duration | undefined
+  readonly readerHeartbeat: Duration.Duration | undefined
   readonly queryTimeout: Duration.Duration | undefined
   readonly monitoring: Monitoring.CheckedMonitoring
   readonly waitForTopology: Duration.Duration | undefined
@@ -267,6 +269,8 @@ export const check = (options: PgOptions): Either.Either<CheckedOptions, Configu
       ),
       topologyRefreshRate: refreshRate,
       topologyHighRefreshRate: highRefreshRate,
+      maxStaleness: yield* optionalDuration("maxStaleness", options.maxStaleness),
+      readerHeartbeat: yield* optionalDuration("readerHeartbeat", options.readerHeartbeat),
       queryTimeout: yield* optionalDuration("queryTimeout", options.queryTimeout),
       waitForTopology: yield* optionalDuration("waitForTopology", options.waitForTopology),
       commitResolution: yield* resolutionOf(options.commitResolution),

@@ -41,11 +41,14 @@ const onWriter = `
 const heard =
   "case when streaming then now() else coalesce(pg_last_xact_replay_timestamp(), now()) end"
 
-/** On a reader: itself; the writer; the other members as the writer's last word has them. */
+/**
+ * On a reader: itself; the writer; the other members as the writer's last word has them. One that hears nothing lags, even
+ * if it has replayed all that it received.
+ */
 const onReader = `
   select me, my_region, false, null::timestamptz,
-    (case when pg_last_wal_receive_lsn() is not distinct from pg_last_wal_replay_lsn() then 0
-      else coalesce(extract(epoch from now() - pg_last_xact_replay_timestamp()) * 1000, 0) end)::real,
+    (case when streaming and pg_last_wal_receive_lsn() is not distinct from pg_last_wal_replay_lsn() then 0
+      else extract(epoch from now() - pg_last_xact_replay_timestamp()) * 1000 end)::real,
     null::pg_lsn, pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()
   union all
   select m.server_id, m.region, true, ${heard}, null::real, null::pg_lsn, null::pg_lsn, null::pg_lsn

@@ -215,6 +215,8 @@ export const make = (options: Options): Effect.Effect<SimulatedCluster, never, S
       slow: (name, by) => on(name, (_) => (_.slowBy = millisOf(by))),
       lag: (name, by) =>
         on(name, (_) => {
+          // What it has by now, it has.
+          replication.sync()
           _.lagBy = millisOf(by)
           replication.sync()
         }),

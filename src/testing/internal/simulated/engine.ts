@@ -39,6 +39,8 @@ const readOnly = (what: string): ServerError =>
 /** @internal */
 export class Engine {
   private transaction: Transaction | undefined
+  /** Of transactions that do not say anything else. */
+  private isReadOnlySession = false
   /** In the log, and not acknowledged yet. */
   private committing: LogRecord | undefined
   private readonly channels = new Set<string>()
@@ -74,7 +76,7 @@ export class Engine {
       if (this.transaction?.isImplicit === true) this.commit(() => done(answers))
       else done(answers)
     }
-    if (commands.length > 1 && this.transaction === undefined) this.begin(false, true)
+    if (commands.length > 1 && this.transaction === undefined) this.begin(undefined, true)
     step(0)
   }
 
@@ -114,13 +116,20 @@ export class Engine {
     return this.channels.has(channel)
   }
 
-  private begin(isReadOnly: boolean, isImplicit: boolean): void {
+  private begin(isReadOnly: boolean | undefined, isImplicit: boolean): void {
     // One that began in recovery stays read-only, also if the server is promoted meanwhile.
     const isReader = this.server.role === "reader"
-    this.transaction = new Transaction(isReadOnly || isReader, isImplicit)
+    const { isReadOnlySession } = this
+    this.transaction = new Transaction(
+      isReader || (isReadOnly ?? isReadOnlySession),
+      isImplicit,
+      isReadOnlySession
+    )
   }
 
   private rollback(): void {
+    // What it has set is taken back with it.
+    this.isReadOnlySession = this.transaction?.wasReadOnlySession ?? this.isReadOnlySession
     this.transaction = undefined
     this.server.transactionEnded()
   }
@@ -207,6 +216,8 @@ export class Engine {
           (transaction === undefined ? outsideTransaction(tag) : transaction.savepoint(command)) ??
           answerOf(tag)
         )
+      case "access":
+        return this.setAccess(command) ?? answerOf(tag)
       case "listen":
         if (this.server.role === "reader") return readOnly(tag)
         this.channels.add(name)
@@ -220,8 +231,24 @@ export class Engine {
     }
   }
 
+  private setAccess(command: Command): ServerError | undefined {
+    const { transaction } = this
+    const isReadOnly = SqlText.isReadOnly(command) === true
+    if (!SqlText.isOfTransaction(command)) {
+      this.isReadOnlySession = isReadOnly
+    } else if (transaction !== undefined) {
+      if (!isReadOnly && this.server.role === "reader") {
+        return serverError("0A000", {
+          message: "cannot set transaction read-write mode during recovery"
+        })
+      }
+      transaction.isReadOnly = isReadOnly
+    }
+    return undefined
+  }
+
   private isReadOnly(): boolean {
-    return this.server.role === "reader" || this.transaction?.isReadOnly === true
+    return this.server.role === "reader" || (this.transaction?.isReadOnly ?? this.isReadOnlySession)
   }
 
   private write(

@@ -33,6 +33,10 @@ export const make = (options: {
   const log = options.first.log
   for (const server of servers.values()) server.log = log
   const waiting = new Set<Waiting>()
+  /** Clock milliseconds at which storage took a record: one that waited was begun earlier. */
+  const storedAt = new WeakMap<LogRecord, number>()
+  /** Up to when an instance shows what is stored: never less than it once did. */
+  const shownTo = new Map<Server, number>()
   let owner = options.first
   let news: News = { writer: options.first, at: timers.now(), version: 1 }
   const known = new Map<Server, News>()
@@ -54,6 +58,21 @@ export const make = (options: {
     timers.after(options.staleness(), () => learn(server, latest))
   }
 
+  /** It lags behind what it hears of the writer, and hears nothing while it is cut off from its peers. */
+  const showsTo = (server: Server): number => {
+    const before = shownTo.get(server) ?? -Infinity
+    const now = server.heardAt() - (server.role === "writer" ? 0 : server.lagBy)
+    if (now > before) shownTo.set(server, now)
+    return Math.max(now, before)
+  }
+
+  const store = (server: Server, record: LogRecord): void => {
+    storedAt.set(record, timers.now())
+    log.push(record)
+    // It has what it has written, whatever becomes of it.
+    showsTo(server)
+  }
+
   /** Storage takes nothing from a writer that was replaced: its engine stops, and starts as a reader. */
   const write = (one: Waiting): void => {
     if (one.server !== owner) return one.server.restart("reader", "57P02")
@@ -62,7 +81,7 @@ export const make = (options: {
       return
     }
     waiting.delete(one)
-    log.push(one.record)
+    store(one.server, one.record)
     one.done()
   }
 
@@ -78,9 +97,10 @@ export const make = (options: {
       return () => waiting.delete(one)
     },
     mark: (server, record) => {
-      if (server === owner) log.push(record)
+      if (server === owner) store(server, record)
     },
-    isVisible: () => true,
+    isVisible: (server, record) =>
+      server.role === "writer" || (storedAt.get(record) ?? 0) <= showsTo(server),
     isComplete: () => true,
     handOver: () => undefined,
     promotionBegins: (server) => {
@@ -97,7 +117,10 @@ export const make = (options: {
       inform(server)
       sync()
     },
-    sync,
+    sync: () => {
+      for (const server of servers.values()) showsTo(server)
+      sync()
+    },
     followers: () => [],
     members: (server) => {
       const seen = known.get(server) ?? news
@@ -109,7 +132,8 @@ export const make = (options: {
       return [...servers.values()].map((one): Member => ({
         name: one.name,
         isWriter: one === seen.writer,
-        lagMillis: one.lagBy,
+        // What it says of itself is true; the others go by what it reported.
+        lagMillis: one === server ? Math.max(timers.now() - showsTo(one), 0) : one.lagBy,
         updatedAt: Math.min(asOf, one.heardAt())
       }))
     }

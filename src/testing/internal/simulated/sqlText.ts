@@ -16,6 +16,7 @@ export type Kind =
   | "listen"
   | "unlisten"
   | "notify"
+  | "access"
   | "write"
   | "other"
 
@@ -59,6 +60,10 @@ const KINDS: Readonly<Record<string, Kind>> = {
 
 const TAGS: Readonly<Record<string, string>> = { END: "COMMIT", ABORT: "ROLLBACK", WITH: "SELECT" }
 
+/** Whether a session or the transaction under way may write, in all the words that there are for it. */
+const ACCESS =
+  /^SET\s+(SESSION\s+CHARACTERISTICS\s+AS\s+)?TRANSACTION\b[\s\S]*\bREAD\s+(ONLY|WRITE)\b|^SET\s+(SESSION\s+)?default_transaction_read_only\b/i
+
 const READERS = new Set(["SELECT", "WITH", "COPY", "VALUES", "TABLE"])
 
 /** Case does not matter in a name without quotes. */
@@ -81,6 +86,7 @@ const commandOf = (text: string, outline: string): Command => {
       known === "rollback" && /^\w+(\s+(WORK|TRANSACTION))?\s+TO\b/i.test(outline)
         ? "rollbackTo"
         : (known ??
+          (ACCESS.test(outline) ? "access" : undefined) ??
           (WRITES.has(word) || (READERS.has(word) && WRITES_WITHIN.test(outline))
             ? "write"
             : "other")),
@@ -109,8 +115,17 @@ export const commands = (sql: string): ReadonlyArray<Command> => {
 /** @internal */
 export const returnsRows = ({ outline }: Command): boolean => /\bRETURNING\b/i.test(outline)
 
-/** @internal */
-export const isReadOnly = ({ outline }: Command): boolean => /\bREAD\s+ONLY\b/i.test(outline)
+/** What BEGIN and SET say of it. @internal */
+export const isReadOnly = ({ outline, text }: Command): boolean | undefined => {
+  const mode = /\bREAD\s+(ONLY|WRITE)\b/i.exec(outline)?.[1]
+  if (mode !== undefined) return mode.toUpperCase() === "ONLY"
+  const setting = /\bdefault_transaction_read_only\s*(?:=|TO)\s*'?(\w+)/i.exec(text)?.[1]
+  return setting === undefined ? undefined : /^(on|true|1|yes)$/i.test(setting)
+}
+
+/** SET TRANSACTION is about the transaction under way, and anything else about those to come. @internal */
+export const isOfTransaction = ({ outline }: Command): boolean =>
+  /^SET\s+TRANSACTION\b/i.test(outline)
 
 /** SELECT ... FOR UPDATE: it writes nothing, and no reader runs it. @internal */
 export const locksRows = ({ outline }: Command): boolean =>

@@ -5,6 +5,7 @@
  *
  * @internal
  */
+import * as Freshness from "./freshness.js"
 import type { Member } from "./replication.js"
 import type { Server } from "./server.js"
 import { serverError, ServerError } from "./serverError.js"
@@ -12,7 +13,7 @@ import * as TransactionStatus from "./transactionStatus.js"
 import type { World } from "./world.js"
 
 const NAMES =
-  /\b(pg_is_in_recovery|pg_walfile_name|pg_postmaster_start_time|pg_stat_replication|pg_proc|aurora_\w+|pg_xact_status|pg_logical_emit_message)\b/
+  /\b(pg_is_in_recovery|pg_walfile_name|pg_postmaster_start_time|pg_stat_replication|pg_proc|aurora_\w+|pg_xact_status|pg_logical_emit_message|pg_current_wal_insert_lsn|pg_last_wal_replay_lsn)\b|^SET SESSION CHARACTERISTICS\b/
 
 /** @internal */
 export const isInternal = (sql: string): boolean => NAMES.test(sql)
@@ -149,6 +150,8 @@ export const answer = (
   if (sql.includes("pg_xact_status")) return TransactionStatus.resolve(server, sql)
   if (writes(sql)) return TransactionStatus.mark(world, server, xid)
   if (sql.includes("pg_proc")) return catalog(world, sql)
+  const freshness = Freshness.answer(world, server, sql)
+  if (freshness !== undefined) return freshness
   const question = world.questions.get(sql) ?? read(sql)
   world.questions.set(sql, question)
   if (question instanceof ServerError) return question

@@ -26,9 +26,11 @@ export class Transaction {
   private readonly savepoints: Array<Savepoint> = []
 
   constructor(
-    readonly isReadOnly: boolean,
+    public isReadOnly: boolean,
     /** Of several commands in one text: it ends with the text. */
-    public isImplicit: boolean
+    public isImplicit: boolean,
+    /** When it began. */
+    readonly wasReadOnlySession: boolean
   ) {}
 
   /** SAVEPOINT, RELEASE and ROLLBACK TO; returns why it is refused. */

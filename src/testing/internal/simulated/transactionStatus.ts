@@ -3,6 +3,7 @@
  *
  * @internal
  */
+import * as Position from "./position.js"
 import type { Server } from "./server.js"
 import { serverError, ServerError } from "./serverError.js"
 import * as Timestamp from "./timestamp.js"
@@ -10,9 +11,6 @@ import type { World } from "./world.js"
 
 const timelineOf = ({ timeline }: Server): string =>
   timeline.toString(16).toUpperCase().padStart(8, "0")
-
-/** Each record of the log is as long as any other. */
-const positionOf = (records: number): string => `0/${records.toString(16).toUpperCase()}`
 
 /** Writes the mark, if the transaction has an id. @internal */
 export const mark = (
@@ -27,7 +25,7 @@ export const mark = (
   return [
     {
       xid: xid === undefined ? null : String(xid),
-      lsn: xid === undefined ? null : positionOf(server.log.length),
+      lsn: xid === undefined ? null : Position.format(server.log.length),
       timeline: timelineOf(server),
       started: server.startText(),
       at: Timestamp.timestamp(at)
@@ -51,7 +49,7 @@ const CLOCK_MARGIN_MILLIS = 1000
 /** @internal */
 export const resolve = (server: Server, sql: string): ReadonlyArray<object> | ServerError => {
   const replayed = server.replayedTo()
-  const position = Number.parseInt(literal(sql, "pg_lsn").replace(/^0\//, ""), 16)
+  const position = Position.parse(literal(sql, "pg_lsn"))
   const at = Timestamp.parse(literal(sql, "timestamptz"))
   const isSame = sql.includes(`'${server.startText()}'`)
   const reaches = replayed === undefined ? null : replayed >= position
