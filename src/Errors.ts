@@ -129,7 +129,7 @@ export class TransactionResolutionUnknown extends Data.TaggedError("TransactionR
 }
 
 /**
- * No writer could be reached before the deadline, or the client was closed while it searched, or work
+ * No writer (or no reader, where only readers may be read from) could be reached before the deadline, or the client was closed while it searched, or work
  * was cut off and no host lets us in any more (then `cause` is the rejection).
  *
  * @since 0.1.0
@@ -147,6 +147,8 @@ export class FailoverFailed extends Data.TaggedError("FailoverFailed")<{
   readonly elapsed: Duration.Duration
   /** How many connections were tried on confirmed writers. */
   readonly attempts: number
+  /** What was looked for. Default `"writer"`. */
+  readonly role?: Exclude<Role, "unknown"> | undefined
   readonly cause: unknown
 }> {
   readonly sqlState = "08S01"
@@ -156,12 +158,16 @@ export class FailoverFailed extends Data.TaggedError("FailoverFailed")<{
     return this.outcome === "Unknown"
   }
 
+  private get wanted(): string {
+    return this.role ?? "writer"
+  }
+
   get hint(): string {
     switch (this.outcome) {
       case "NotExecuted":
-        return "the work was not executed: run it again when the cluster has a writer"
+        return `the work was not executed: run it again when the cluster has a ${this.wanted}`
       case "RolledBack":
-        return "the transaction was rolled back: run it again when the cluster has a writer"
+        return `the transaction was rolled back: run it again when the cluster has a ${this.wanted}`
       case "Unknown":
         return "the work was sent and not answered: look before running it again"
     }
@@ -170,8 +176,8 @@ export class FailoverFailed extends Data.TaggedError("FailoverFailed")<{
   override get message(): string {
     const elapsed = millis(this.elapsed)
     const why = {
-      Timeout: `no writer within ${elapsed}`,
-      Closed: `the client was closed after ${elapsed} of searching for a writer`,
+      Timeout: `no ${this.wanted} within ${elapsed}`,
+      Closed: `the client was closed after ${elapsed} of searching for a ${this.wanted}`,
       Rejected: `no host lets us in any more (after ${elapsed})`,
       Unreachable: `no host could be reached (after ${elapsed})`
     }[this.reason]

@@ -155,6 +155,7 @@ export const make = (options: {
           tried: error.tried,
           elapsed: error.elapsed,
           attempts: error.attempts,
+          role: error.role,
           cause: error.cause
         })
       : new FailoverFailed({

@@ -272,6 +272,11 @@ for (const { dialects, flavor } of flavors) {
           Effect.gen(function* () {
             const { cluster, onReader, writer } = yield* pair
             for (const { expected, name, rows } of cases) {
+              // Replication takes a moment: an answer from before proves nothing.
+              yield* eventually(
+                "the emulation's own answer",
+                Effect.map(lag(onReader), (millis) => millis === 0)
+              )
               yield* Effect.scoped(
                 Effect.zipRight(
                   answering(cluster, writer, source, rows),
@@ -282,10 +287,6 @@ for (const { dialects, flavor } of flavors) {
                 )
               )
             }
-            yield* eventually(
-              "the emulation's own answer",
-              Effect.map(lag(onReader), (millis) => millis === 0)
-            )
           })
         )
         return

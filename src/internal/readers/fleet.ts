@@ -49,6 +49,8 @@ export interface Fleet {
   readonly members: () => ReadonlyArray<Member>
   /** The member to read from now. */
   readonly choose: (reading: Reading, except?: Member) => Member | undefined
+  /** The client is closed: nothing will change any more. */
+  readonly isClosed: () => boolean
   /** Until something has changed, but no longer than this. */
   readonly change: (atMost: Duration.Duration) => Effect.Effect<void>
   /** Why nobody lets us in, if that is so. */
@@ -102,6 +104,7 @@ export const make = (options: {
     const samples = new Samples()
     let all: ReadonlyArray<Member> = []
     let isStarted = false
+    let isClosed = false
     let lastRead = clock.unsafeCurrentTimeMillis()
     let tightest = Infinity
     let next = Deferred.unsafeMake<void>(FiberId.none)
@@ -111,6 +114,13 @@ export const make = (options: {
       next = Deferred.unsafeMake<void>(FiberId.none)
       Deferred.unsafeDone(before, Effect.void)
     }
+
+    yield* Effect.addFinalizer(() =>
+      Effect.sync(() => {
+        isClosed = true
+        changed()
+      })
+    )
 
     const heartbeat = (): Duration.Duration => {
       const wanted = Math.max(
@@ -302,7 +312,7 @@ export const make = (options: {
 
     const start = (): void => {
       lastRead = clock.unsafeCurrentTimeMillis()
-      if (isStarted) return
+      if (isStarted || isClosed) return
       isStarted = true
       fork(begin)
     }
@@ -318,6 +328,7 @@ export const make = (options: {
     }
 
     const choose: Fleet["choose"] = (reading, except) => {
+      if (isClosed) return undefined
       const now = clock.unsafeCurrentTimeMillis()
       if (now - lastRead > IDLE_MILLIS) for (const member of all) member.wake()
       lastRead = now
@@ -352,6 +363,7 @@ export const make = (options: {
     return {
       start,
       members: () => all,
+      isClosed: () => isClosed,
       choose,
       change: (atMost) =>
         Effect.suspend(() => Effect.asVoid(Effect.timeoutOption(Deferred.await(next), atMost))),

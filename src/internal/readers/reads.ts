@@ -91,10 +91,17 @@ export const make = (options: {
 }): Reads => {
   const { classifier, fleet, topology } = options
 
-  const inVain = (trouble: Trouble, from: Host | undefined, now: number, cause: unknown) =>
+  const inVain = (
+    trouble: Trouble,
+    { mode }: Reading,
+    from: Host | undefined,
+    now: number,
+    cause: unknown
+  ) =>
     sqlError(
       new FailoverFailed({
-        reason: "Timeout",
+        reason: fleet.isClosed() ? "Closed" : "Timeout",
+        role: mode === "strict-reader" ? "reader" : "writer",
         outcome: "NotExecuted",
         from,
         tried: fleet.tried(),
@@ -105,7 +112,7 @@ export const make = (options: {
     )
 
   const isOver = (trouble: Trouble, now: number): boolean =>
-    now - (trouble.since ??= now) > Duration.toMillis(options.failoverTimeout)
+    fleet.isClosed() || now - (trouble.since ??= now) > Duration.toMillis(options.failoverTimeout)
 
   /** A host to read from. Waits for one. */
   const member = (
@@ -121,16 +128,16 @@ export const make = (options: {
       if (rejection !== undefined) return Effect.fail(sqlError(rejection))
       return Effect.flatMap(Clock.currentTimeMillis, (now) =>
         isOver(trouble, now)
-          ? Effect.fail(inVain(trouble, undefined, now, undefined))
+          ? Effect.fail(inVain(trouble, reading, undefined, now, undefined))
           : Effect.zipRight(fleet.change(LOOK), member(reading, trouble, except))
       )
     })
 
   /** Before work is tried again: at once the first time, then a little later each time. */
-  const again = (trouble: Trouble, from: Host, cause: unknown) =>
+  const again = (trouble: Trouble, reading: Reading, from: Host, cause: unknown) =>
     Effect.flatMap(Clock.currentTimeMillis, (now) => {
       trouble.rounds++
-      if (isOver(trouble, now)) return Effect.fail(inVain(trouble, from, now, cause))
+      if (isOver(trouble, now)) return Effect.fail(inVain(trouble, reading, from, now, cause))
       return trouble.rounds <= 1
         ? Effect.void
         : Effect.flatMap(Random.nextRange(0.5, 1), (factor) =>
@@ -189,14 +196,14 @@ export const make = (options: {
             wanted = { ...wanted, after: [], onWriter: true }
             continue
           }
-          yield* restore(again(trouble, chosen.host, undefined))
+          yield* restore(again(trouble, wanted, chosen.host, undefined))
         } else if (lease.left._tag === "PoolTimeout") {
           return yield* Effect.fail(sqlError(lease.left))
         } else {
           const { cause, fate } = lease.left
           if (fate === "Answered") return yield* Effect.fail(answered(cause))
           chosen.suspect()
-          yield* restore(again(trouble, chosen.host, cause))
+          yield* restore(again(trouble, wanted, chosen.host, cause))
         }
         except = chosen
       }
@@ -255,7 +262,7 @@ export const make = (options: {
     if (fate !== "NotSent" && !options.cannotWrite())
       return tell.failoverSuccess(lease, true, cause)
     lease.member.suspect()
-    return again(trouble, lease.pool.host, cause)
+    return again(trouble, reading, lease.pool.host, cause)
   }
 
   const persist = (
