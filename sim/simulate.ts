@@ -94,6 +94,15 @@ const program = (scenario: Scenario, watch: Watch, instruments: Instruments) =>
     yield* until(scenario.endsAt)
     watch.checkMonitors()
 
+    for (const { index, stats } of clients) {
+      const { idle, open, waiting } = stats()
+      if (open > idle || waiting > 0) {
+        watch.violate(
+          "nothing leaks",
+          `client ${index}: nobody works, and ${open - idle} connections are in use, ${waiting} waited for`
+        )
+      }
+    }
     const before = elapsed()
     yield* Scope.close(scope, Exit.void)
     if (elapsed() > before) {
