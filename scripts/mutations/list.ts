@@ -40,18 +40,6 @@ export const mutations: ReadonlyArray<Mutation> = [
     replace: `return state.phase._tag === "Calm" ? search(state, now) : state`
   },
   {
-    name: "generation check: a failover that is over is made again",
-    file: "src/internal/flight.ts",
-    find: `if (flight === undefined && isOver && options.connectedEpoch() === writer.epoch) {`,
-    replace: `if (false && isOver && writer !== undefined) {`
-  },
-  {
-    name: "generation check: a pool of an older epoch is used",
-    file: "src/internal/router.ts",
-    find: `confirmedWriter(topology.unsafeCurrent())?.epoch === pool.epoch`,
-    replace: `confirmedWriter(topology.unsafeCurrent()) !== undefined`
-  },
-  {
     name: "the old pool is cut late: with the flight instead of with the confirmation",
     file: "src/internal/router.ts",
     find: `if (writer !== undefined && current !== undefined && current.pool.epoch < writer.epoch) {`,

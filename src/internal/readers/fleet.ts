@@ -311,7 +311,6 @@ export const make = (options: {
     })
 
     const start = (): void => {
-      lastRead = clock.unsafeCurrentTimeMillis()
       if (isStarted || isClosed) return
       isStarted = true
       fork(begin)
