@@ -102,8 +102,8 @@ export interface Freshness {
    */
   readonly position: (query: Query) => Effect.Effect<string, SessionError>
   /**
-   * How many of these positions, oldest first, the host that answers has replayed: all of them if it is the
-   * writer. One round trip.
+   * How many of these positions, oldest first, the host that answers has: has replayed, or has written. One
+   * round trip.
    *
    * A position may come from anywhere (a cookie, a header): what is none is refused and not asked. An old
    * writer that does not know that it was replaced has all by its own word: the topology knows better.
@@ -112,6 +112,17 @@ export interface Freshness {
     query: Query,
     positions: ReadonlyArray<string>
   ) => Effect.Effect<number, SessionError>
+}
+
+/**
+ * @since 0.1.0
+ * @category models
+ */
+export interface Load {
+  /** Behind the writer. */
+  readonly lagMillis: number | undefined
+  /** In use, 0 to 100. */
+  readonly cpuPercent?: number | undefined
 }
 
 /**
@@ -153,11 +164,10 @@ export interface Dialect {
   /** Where the writer can name a position, and readers can tell whether they have replayed it. */
   readonly freshness?: Freshness | undefined
   /**
-   * How far behind the writer this reader is, by its own word, in milliseconds; `undefined` if it does not
-   * know. For clusters whose readers tell a lag and no position, such as Aurora.
+   * How a reader is by its own word. Its lag is for clusters whose readers tell one and no position, such as
+   * Aurora.
    */
-  readonly lagMillis?:
-    ((query: Query) => Effect.Effect<number | undefined, SessionError>) | undefined
+  readonly load?: ((query: Query) => Effect.Effect<Load, SessionError>) | undefined
   /** Makes the session refuse to write from now on, whatever the server becomes. */
   readonly readOnly?: ((query: Query) => Effect.Effect<void, SessionError>) | undefined
 }

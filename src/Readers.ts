@@ -36,6 +36,8 @@ export interface ReaderState {
   /** The round trip of a question, lately. */
   readonly latencyMillis: number | undefined
   readonly lagMillis: number | undefined
+  /** Where the cluster tells it (Aurora). */
+  readonly cpuPercent: number | undefined
   /** Why it is unavailable. */
   readonly lastError: string | undefined
 }

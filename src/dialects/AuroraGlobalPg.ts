@@ -15,7 +15,7 @@ import type { Member } from "../TopologyState.js"
 import {
   hasFunctions,
   incarnation,
-  lagOf,
+  loadOf,
   numberOf,
   textOf,
   unusable
@@ -150,7 +150,7 @@ export const make = (options: { readonly knowsAllRegions: boolean }): Dialect =>
       } as const
     }),
   awaitPromotion: PgStreaming.awaitPromotion,
-  lagMillis: (query) => Effect.map(query(LAG), lagOf),
+  load: (query) => Effect.map(query(LAG), loadOf),
   readOnly: PgStreaming.readOnly
 })
 

@@ -13,7 +13,7 @@ import type { Member } from "../TopologyState.js"
 import {
   hasFunctions,
   incarnation,
-  lagOf,
+  loadOf,
   numberOf,
   textOf,
   unusable
@@ -37,12 +37,10 @@ WHERE EXTRACT(EPOCH FROM(pg_catalog.NOW() OPERATOR(pg_catalog.-) LAST_UPDATE_TIM
  * Storage is shared, so a reader has no position of its own: it says how far behind the writer it is. An
  * instance may have several rows for a moment; the one that was reported last counts.
  */
-const LAG = `SELECT CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN 0 ELSE (
-  SELECT REPLICA_LAG_IN_MSEC
-  FROM pg_catalog.aurora_replica_status()
-  WHERE SERVER_ID OPERATOR(pg_catalog.=) pg_catalog.aurora_db_instance_identifier()
-  ORDER BY LAST_UPDATE_TIMESTAMP DESC NULLS LAST LIMIT 1
-) END`
+const LOAD = `SELECT CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN 0 ELSE REPLICA_LAG_IN_MSEC END, CPU
+FROM pg_catalog.aurora_replica_status()
+WHERE SERVER_ID OPERATOR(pg_catalog.=) pg_catalog.aurora_db_instance_identifier()
+ORDER BY LAST_UPDATE_TIMESTAMP DESC NULLS LAST LIMIT 1`
 
 interface Row {
   readonly serverId: string
@@ -112,6 +110,6 @@ export const dialect: Dialect = {
       } as const
     }),
   awaitPromotion: PgStreaming.awaitPromotion,
-  lagMillis: (query) => Effect.map(query(LAG), lagOf),
+  load: (query) => Effect.map(query(LOAD), loadOf),
   readOnly: PgStreaming.readOnly
 }

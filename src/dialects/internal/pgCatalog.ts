@@ -6,7 +6,7 @@
  */
 import { Effect } from "effect"
 import { SessionError } from "../../Connector.js"
-import type { Query } from "../../Dialect.js"
+import type { Load, Query } from "../../Dialect.js"
 
 /**
  * Whether the server has functions of these names. The catalog answers everybody, while a look at a
@@ -70,13 +70,16 @@ export const numberOf = (u: unknown): number | undefined => {
 }
 
 /**
- * The one value of a question for a lag. A negative one is how Aurora says that there is none to tell.
+ * The lag, and the CPU where it is told. A negative lag is how Aurora says that there is none to tell.
  *
  * @internal
  */
-export const lagOf = ([row]: ReadonlyArray<ReadonlyArray<unknown>>): number | undefined => {
+export const loadOf = ([row]: ReadonlyArray<ReadonlyArray<unknown>>): Load => {
   const lag = numberOf(row?.[0])
-  return lag === undefined || lag < 0 ? undefined : lag
+  return {
+    lagMillis: lag === undefined || lag < 0 ? undefined : lag,
+    cpuPercent: numberOf(row?.[1])
+  }
 }
 
 /** The server answered, and what it said cannot be used (yet): it is asked again. @internal */

@@ -42,11 +42,14 @@ const endOfRecords = (next: bigint, block: bigint, segment: bigint): bigint => {
   return next % block === header ? next - header : next
 }
 
-/** Compared row by row, and what is replayed only grows: as many as are counted have been reached. */
+/**
+ * Compared row by row, and what is replayed only grows: as many as are counted have been reached. A writer has
+ * what it has inserted, and not more: one that was replaced and does not know it lacks what its successor wrote.
+ */
 const reachedSql = (positions: ReadonlyArray<bigint>): string => `SELECT pg_catalog.count(*)
 FROM pg_catalog.unnest('{${positions.map(format).join()}}'::pg_catalog.pg_lsn[]) AS p(position)
-WHERE NOT pg_catalog.pg_is_in_recovery()
-  OR p.position OPERATOR(pg_catalog.<=) pg_catalog.pg_last_wal_replay_lsn()`
+WHERE p.position OPERATOR(pg_catalog.<=) CASE WHEN pg_catalog.pg_is_in_recovery()
+  THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_insert_lsn() END`
 
 /** It is refused here, so that nothing of it gets into a query. */
 const noPosition = (text: string): SessionError =>

@@ -139,13 +139,14 @@ export const make = (options: {
     }
 
     const freshness = (member: Member, line: Session, at: number) => {
-      const { freshness, lagMillis } = dialect()
+      const { freshness, load } = dialect()
       const ask = query(line)
       if (freshness === undefined) {
-        if (lagMillis === undefined || member.role !== "reader") return Effect.void
-        return Effect.map(lagMillis(ask), (lag) => {
-          member.lagMillis = lag
-          if (lag !== undefined) member.freshAsOf = at - lag
+        if (load === undefined || member.role !== "reader") return Effect.void
+        return Effect.map(load(ask), ({ cpuPercent, lagMillis }) => {
+          member.cpuPercent = cpuPercent
+          member.lagMillis = lagMillis
+          if (lagMillis !== undefined) member.freshAsOf = at - lagMillis
         })
       }
       if (member.role === "writer") {

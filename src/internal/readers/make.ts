@@ -179,6 +179,7 @@ export const serviceOf = (
         ({
           availability,
           connections,
+          cpuPercent,
           host,
           lagMillis,
           lastError,
@@ -193,6 +194,7 @@ export const serviceOf = (
           connections,
           latencyMillis,
           lagMillis,
+          cpuPercent,
           lastError
         })
       )

@@ -36,6 +36,7 @@ export class Member implements Candidate {
   outstanding = 0
   latencyMillis: number | undefined
   lagMillis: number | undefined
+  cpuPercent: number | undefined
   /** All that the writer had written by then is there. Milliseconds of the Clock. */
   freshAsOf = -Infinity
   pool: HostPool | undefined
@@ -86,5 +87,6 @@ export class Member implements Candidate {
     this.latencyMillis = undefined
     this.freshAsOf = -Infinity
     this.lagMillis = undefined
+    this.cpuPercent = undefined
   }
 }

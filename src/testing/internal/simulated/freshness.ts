@@ -25,7 +25,7 @@ const replayed = ({ replication }: World, server: Server): number =>
 
 const reached = (world: World, server: Server, sql: string): Rows => {
   const sought = (/'\{([^}]*)\}'/.exec(sql)?.[1] ?? "").split(",").filter((_) => _ !== "")
-  const to = server.role === "writer" ? Infinity : replayed(world, server)
+  const to = server.role === "writer" ? server.log.length : replayed(world, server)
   return [{ count: sought.filter((_) => Position.parse(_) <= to).length }]
 }
 
@@ -40,7 +40,7 @@ export const answer = (
   server: Server,
   sql: string
 ): Rows | ServerError | undefined => {
-  if (sql.includes("pg_current_wal_insert_lsn")) return position(server)
   if (sql.includes("pg_last_wal_replay_lsn")) return reached(world, server, sql)
+  if (sql.includes("pg_current_wal_insert_lsn")) return position(server)
   return /^SELECT CASE\b[^]*\bREPLICA_LAG_IN_MSEC\b/.test(sql) ? lag(world, server) : undefined
 }
