@@ -106,7 +106,7 @@ export interface Freshness {
    * round trip.
    *
    * A position may come from anywhere (a cookie, a header): what is none is refused and not asked. An old
-   * writer that does not know that it was replaced has all by its own word: the topology knows better.
+   * writer that does not know that it was replaced has only what it has written.
    */
   readonly reached: (
     query: Query,

@@ -32,7 +32,7 @@ import type {
 import type { Host } from "./Host.js"
 import * as flight from "./internal/flight.js"
 import * as internal from "./internal/outcomes.js"
-import { currentAim } from "./internal/reading.js"
+import { aimOf, currentAim } from "./internal/reading.js"
 import * as RetryBudget from "./RetryBudget.js"
 import type { Topology } from "./Topology.js"
 import type { Rejection, Writer } from "./TopologyState.js"
@@ -316,6 +316,8 @@ export const idempotent: <A, E, R>(
   self: Effect.Effect<A, E, R>
 ) => Effect.Effect<A, E, R | Failover> = budgeted.idempotent
 
+const ANY_READER = aimOf({})
+
 /**
  * Runs the statements of this effect on readers: each one, or a whole transaction, on the one that the
  * client's `readerHostSelector` takes. They run where nothing can be written, also if the host becomes the
@@ -343,8 +345,8 @@ export const onReader: {
   <A, E, R>(self: Effect.Effect<A, E, R>, options?: ReadOptions): Effect.Effect<A, E, R>
 } = dual(
   (args) => Effect.isEffect(args[0]),
-  <A, E, R>(self: Effect.Effect<A, E, R>, options: ReadOptions = {}): Effect.Effect<A, E, R> =>
-    Effect.locally(self, currentAim, options)
+  <A, E, R>(self: Effect.Effect<A, E, R>, options?: ReadOptions): Effect.Effect<A, E, R> =>
+    Effect.locally(self, currentAim, options === undefined ? ANY_READER : aimOf(options))
 )
 
 /**

@@ -32,7 +32,10 @@ export interface Writes {
 }
 
 /** What a fiber asks for; what it leaves open is the client's own affair. @internal */
-export type Aim = "writer" | ReadOptions | undefined
+export type Aim =
+  | "writer"
+  | (Omit<Reading, "mode" | "onWriter" | "except"> & { readonly mode: ReadMode | undefined })
+  | undefined
 
 /** @internal */
 export const currentAim: FiberRef.FiberRef<Aim> = GlobalValue.globalValue(
@@ -65,10 +68,23 @@ export interface Defaults {
 const millisOf = (duration: Duration.DurationInput | undefined): number | undefined =>
   duration === undefined ? undefined : Duration.toMillis(duration)
 
+const NONE: ReadonlyArray<string> = []
+
+/** Made once for a scope; each of its statements completes it. @internal */
+export const aimOf = ({ after, maxStaleness, mode, within }: ReadOptions) => ({
+  mode,
+  maxStaleness: millisOf(maxStaleness),
+  after: after === undefined ? NONE : [after],
+  within: Duration.toMillis(within ?? DEFAULT_WITHIN)
+})
+
 /** @internal */
-export const complete = (options: ReadOptions, defaults: Defaults): Reading => ({
-  mode: options.mode ?? defaults.mode,
-  maxStaleness: millisOf(options.maxStaleness) ?? defaults.maxStaleness,
-  after: options.after === undefined ? [] : [options.after],
-  within: Duration.toMillis(options.within ?? DEFAULT_WITHIN)
+export const complete = (
+  { after, maxStaleness, mode, within }: Exclude<Aim, string | undefined>,
+  defaults: Defaults
+): Reading => ({
+  mode: mode ?? defaults.mode,
+  maxStaleness: maxStaleness ?? defaults.maxStaleness,
+  after,
+  within
 })

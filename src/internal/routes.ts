@@ -12,14 +12,14 @@ import type { Fiber, Scope } from "effect"
 import { Duration, Effect, Stream } from "effect"
 import type { Request, Row } from "../Connector.js"
 import type { FailoverFailed } from "../Errors.js"
-import type { FailoverMode, ReadOptions } from "../Failover.js"
+import type { FailoverMode } from "../Failover.js"
 import type { HostPool } from "../HostPool.js"
 import type { Rejection } from "../TopologyState.js"
 import * as Connection from "./connection.js"
 import type { Restore } from "./leases.js"
 import type { Reads } from "./readers/reads.js"
 import type { Defaults, Reading, Writes } from "./reading.js"
-import { complete, currentAim, currentHedging, currentWrites } from "./reading.js"
+import { aimOf, complete, currentAim, currentHedging, currentWrites } from "./reading.js"
 import type { Runner } from "./runner.js"
 import type { TransactionConnection } from "./transaction.js"
 
@@ -70,21 +70,11 @@ export const make = (options: {
     mode: mode === "strict-writer" ? "reader-or-writer" : mode,
     maxStaleness: maxStaleness === undefined ? undefined : Duration.toMillis(maxStaleness)
   }
-  const byDefault = mode === "strict-writer" ? undefined : complete({}, defaults)
-  const completed = new WeakMap<ReadOptions, Reading>()
-
-  const completeOnce = (aim: ReadOptions): Reading => {
-    const known = completed.get(aim)
-    if (known !== undefined) return known
-    const reading = complete(aim, defaults)
-    completed.set(aim, reading)
-    return reading
-  }
-
+  const byDefault = mode === "strict-writer" ? undefined : complete(aimOf({}), defaults)
   /** Undefined: the writer. */
   const readingOf = (fiber: AnyFiber): Reading | undefined => {
     const aim = fiber.getFiberRef(currentAim)
-    return aim === undefined ? byDefault : aim === "writer" ? undefined : completeOnce(aim)
+    return aim === undefined ? byDefault : aim === "writer" ? undefined : complete(aim, defaults)
   }
 
   const note =
