@@ -9,7 +9,7 @@ import { Cause, Effect, Exit, Option } from "effect"
 import type { Refusal } from "./answer.js"
 import * as Answer from "./answer.js"
 import { isConnectPhase } from "./connectPhase.js"
-import type { Deadlines } from "./deadlines.js"
+import { Entry, type Deadlines } from "./deadlines.js"
 import type { Endpoint } from "./endpoint.js"
 import * as Tied from "./tied.js"
 import * as Written from "./written.js"
@@ -40,6 +40,14 @@ export interface Attempt {
   readonly allowsDirty: boolean
 }
 
+type Result<A> = Effect.Effect<A, HttpClientError.HttpClientError>
+
+/** What follows from the outcome. It is not a step of its own, as `Effect.flatMap` would be: each one costs. */
+type Then<A> = (outcome: Outcome) => Result<A>
+
+/** @internal */
+export type Send = <A>(attempt: Attempt, then: Then<A>) => Result<A>
+
 type Answer = Refusal | HttpClientResponse.HttpClientResponse
 
 const isRefusal = (answer: Answer): answer is Refusal => "_tag" in answer
@@ -68,33 +76,49 @@ class Silence extends Error {
  *
  * @internal
  */
-export const make = (client: HttpClient.HttpClient, deadlines: Deadlines) => {
+export const make = (client: HttpClient.HttpClient, deadlines: Deadlines): Send => {
   /** What the tracker sees is one of Node's own clients: those end a request that is aborted. */
   let canAbort = false
 
   const looksInto = (attempt: Attempt, response: HttpClientResponse.HttpClientResponse): boolean =>
     attempt.isRouted && Answer.mayBeRefusal(response)
 
-  const inPlace = (attempt: Attempt, tracked: Written.Tracked) =>
+  class InPlace extends Entry {
+    readonly tie = new Tied.Tie()
+
+    expire(): void {
+      this.tie.abort()
+    }
+
+    giveUp(): void {
+      canAbort = false
+    }
+  }
+
+  const inPlace = <A>(attempt: Attempt, then: Then<A>): Result<A> =>
     Effect.uninterruptibleMask((restore) => {
-      const tie = new Tied.Tie()
-      const limit = deadlines.arm(attempt.millis, {
-        expire: () => tie.abort(),
-        giveUp: () => {
-          canAbort = false
-        }
-      })
-      const answered = (answer: Answer) => {
+      const tracked = Written.open()
+      const entry = new InPlace()
+      const { tie } = entry
+      deadlines.arm(entry, attempt.millis)
+      const proceed = (outcome: Outcome): Result<A> => {
+        const next = then(outcome)
+        return Exit.isExit(next) ? next : restore(next)
+      }
+      const answered = (answer: Answer): Result<A> => {
         // An answer that came in the very moment is aborted with its request.
-        if (limit.disarm()) return conclude(tracked, attempt, undefined, true)
+        if (deadlines.disarm(entry)) {
+          return Effect.flatMap(conclude(tracked, attempt, undefined, true), proceed)
+        }
         if (!tie.isUsed) canAbort = false
         Written.close(tracked)
-        return Effect.succeed(outcomeOf(answer))
+        return proceed(outcomeOf(answer))
       }
-      const failed = (cause: Cause.Cause<HttpClientError.HttpClientError>) => {
-        const expired = limit.disarm()
+      const failed = (cause: Cause.Cause<HttpClientError.HttpClientError>): Result<A> => {
+        const expired = deadlines.disarm(entry)
         if (!Cause.isInterrupted(cause)) {
-          return conclude(tracked, attempt, Exit.failCause(cause), expired)
+          const exit = Exit.failCause(cause)
+          return Effect.flatMap(conclude(tracked, attempt, exit, expired), proceed)
         }
         Written.close(tracked)
         tie.abort()
@@ -115,8 +139,9 @@ export const make = (client: HttpClient.HttpClient, deadlines: Deadlines) => {
       )
     })
 
-  const inFiber = (attempt: Attempt, tracked: Written.Tracked) =>
+  const inFiber = (attempt: Attempt): Result<Outcome> =>
     Effect.suspend(() => {
+      const tracked = Written.open()
       const tie = new Tied.Tie()
       const answer = Effect.uninterruptibleMask((restore) =>
         restore(Tied.execute(client, addressed(attempt, tracked), tie)).pipe(
@@ -139,8 +164,8 @@ export const make = (client: HttpClient.HttpClient, deadlines: Deadlines) => {
       )
     })
 
-  return (attempt: Attempt): Effect.Effect<Outcome, HttpClientError.HttpClientError> =>
-    Effect.suspend(() => (canAbort ? inPlace : inFiber)(attempt, Written.open()))
+  return (attempt, then) =>
+    canAbort ? inPlace(attempt, then) : Effect.flatMap(inFiber(attempt), then)
 }
 
 const addressed = (

@@ -9,7 +9,7 @@ import { HttpBody, HttpClientRequest } from "@effect/platform"
 import type { Clock, Redacted, Scope } from "effect"
 import { Deferred, Effect, Encoding, Either, Predicate, Redacted as Secret } from "effect"
 import { ConnectionRejected } from "../../Errors.js"
-import type { Attempt, Outcome } from "./attempt.js"
+import type { Outcome, Send } from "./attempt.js"
 import type { Endpoint } from "./endpoint.js"
 import { carry } from "./failures.js"
 
@@ -32,6 +32,8 @@ export interface Authorized {
 
 /** @internal */
 export interface Auth {
+  /** The header for this endpoint, if it is at hand. */
+  readonly ready: (endpoint: Endpoint) => string | undefined
   /** The header for this endpoint; else how logging in there ended. */
   readonly authorize: (
     endpoint: Endpoint,
@@ -84,11 +86,11 @@ const rejected = (endpoint: Endpoint, request: HttpClientRequest.HttpClientReque
 /** @internal */
 export const make = (options: {
   readonly credentials: Credentials | undefined
-  readonly attempt: (_: Attempt) => Effect.Effect<Outcome, HttpClientError.HttpClientError>
+  readonly send: Send
   readonly clock: Clock.Clock
 }): Effect.Effect<Auth, never, Scope.Scope> =>
   Effect.gen(function* () {
-    const { attempt, clock, credentials } = options
+    const { clock, credentials, send } = options
     if (credentials === undefined || credentials.method === "header") {
       const authorized =
         credentials === undefined
@@ -97,7 +99,7 @@ export const make = (options: {
               _tag: "Authorized",
               header: Secret.value(value)
             }))
-      return { authorize: () => authorized, refused: () => false }
+      return { ready: () => undefined, authorize: () => authorized, refused: () => false }
     }
     const scope = yield* Effect.scope
     const tokens = new Map<string, Token>()
@@ -114,14 +116,15 @@ export const make = (options: {
             "application/json"
           )
         })
-        const outcome = yield* attempt({
+        const attempt = {
           endpoint,
           request,
           path: "/_open/auth",
           millis,
           isRouted: true,
           allowsDirty: false
-        })
+        }
+        const outcome = yield* send(attempt, (outcome) => Effect.succeed(outcome))
         // Logging in twice does no harm: a log-in that got no answer leaves the request itself unsent.
         if (outcome._tag === "Failed") return { ...outcome, sent: false }
         if (outcome._tag !== "Answered") return outcome
@@ -161,13 +164,21 @@ export const make = (options: {
       })
     const scopeFiber = yield* Effect.fiberId
 
+    const ready = (endpoint: Endpoint): string | undefined => {
+      const token = tokens.get(keyOf(endpoint))
+      return token !== undefined && clock.unsafeCurrentTimeMillis() < token.renewAt
+        ? token.header
+        : undefined
+    }
+
     return {
+      ready,
       authorize: (endpoint, millis) =>
         Effect.suspend((): Effect.Effect<Ended, HttpClientError.HttpClientError> => {
-          const token = tokens.get(keyOf(endpoint))
-          return token !== undefined && clock.unsafeCurrentTimeMillis() < token.renewAt
-            ? Effect.succeed({ _tag: "Authorized", header: token.header })
-            : join(endpoint, millis)
+          const header = ready(endpoint)
+          return header === undefined
+            ? join(endpoint, millis)
+            : Effect.succeed({ _tag: "Authorized", header })
         }),
       refused: (endpoint, header) => {
         // Another request may have replaced it meanwhile.

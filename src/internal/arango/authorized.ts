@@ -3,14 +3,11 @@
  *
  * @internal
  */
-import type { HttpClientError } from "@effect/platform"
 import { HttpClientRequest } from "@effect/platform"
 import { Effect } from "effect"
-import type { Attempt, Outcome } from "./attempt.js"
+import type { Attempt, Outcome, Send } from "./attempt.js"
 import type { Auth } from "./auth.js"
 import { isReplayable } from "./errand.js"
-
-type Send = (_: Attempt) => Effect.Effect<Outcome, HttpClientError.HttpClientError>
 
 const withHeader = (attempt: Attempt, header: string): Attempt => ({
   ...attempt,
@@ -23,27 +20,31 @@ const isUnauthorized = (outcome: Outcome): boolean =>
 /** @internal */
 export const make = (auth: Auth | undefined, send: Send): Send => {
   if (auth === undefined) return send
-  /** Once, with a new token: what was refused with 401 was not executed. */
-  const again = (attempt: Attempt, refused: Outcome) =>
-    Effect.flatMap(auth.authorize(attempt.endpoint, attempt.millis), (authorization) =>
-      authorization._tag === "Authorized" && authorization.header !== undefined
-        ? send(withHeader(attempt, authorization.header))
-        : Effect.succeed(refused)
-    )
+  return (attempt, then) => {
+    const { endpoint, millis, request } = attempt
+    if (request.headers["authorization"] !== undefined) return send(attempt, then)
 
-  return (attempt) =>
-    attempt.request.headers["authorization"] !== undefined
-      ? send(attempt)
-      : Effect.flatMap(auth.authorize(attempt.endpoint, attempt.millis), (authorization) => {
-          if (authorization._tag !== "Authorized") return Effect.succeed(authorization)
-          const { header } = authorization
-          if (header === undefined) return send(attempt)
-          return Effect.flatMap(send(withHeader(attempt, header)), (outcome) =>
-            isUnauthorized(outcome) &&
-            isReplayable(attempt.request) &&
-            auth.refused(attempt.endpoint, header)
-              ? again(attempt, outcome)
-              : Effect.succeed(outcome)
+    /** Once, with a new token: what was refused with 401 was not executed. */
+    const again = (refused: Outcome) =>
+      Effect.flatMap(auth.authorize(endpoint, millis), (authorization) =>
+        authorization._tag === "Authorized" && authorization.header !== undefined
+          ? send(withHeader(attempt, authorization.header), then)
+          : then(refused)
+      )
+    const as = (header: string | undefined) =>
+      header === undefined
+        ? send(attempt, then)
+        : send(withHeader(attempt, header), (outcome) =>
+            isUnauthorized(outcome) && isReplayable(request) && auth.refused(endpoint, header)
+              ? again(outcome)
+              : then(outcome)
           )
-        })
+
+    const ready = auth.ready(endpoint)
+    return ready === undefined
+      ? Effect.flatMap(auth.authorize(endpoint, millis), (authorization) =>
+          authorization._tag === "Authorized" ? as(authorization.header) : then(authorization)
+        )
+      : as(ready)
+  }
 }

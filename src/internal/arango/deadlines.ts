@@ -17,26 +17,29 @@ export interface Limited<A, E> {
   readonly expired: boolean
 }
 
-/** @internal */
-export interface Limit {
-  /** The time is up. */
-  readonly expire: () => void
-  /** It has not ended even so. */
-  readonly giveUp: () => void
-}
+/**
+ * Something with a time limit. Entries form a list by themselves, since a hash table of entries that hardly live costs
+ * more than all else here.
+ *
+ * @internal
+ */
+export abstract class Entry {
+  at = 0
+  expired = false
+  before: Entry | undefined = undefined
+  after: Entry | undefined = undefined
 
-/** In a list of their own, since a hash table of entries that hardly live costs more than all else here. */
-interface Entry extends Limit {
-  at: number
-  expired: boolean
-  before: Entry | undefined
-  after: Entry | undefined
+  /** The time is up. */
+  abstract expire(): void
+  /** It has not ended even so. */
+  abstract giveUp(): void
 }
 
 /** @internal */
 export interface Deadlines {
-  /** `disarm` says whether the time was up. */
-  readonly arm: (millis: number, limit: Limit) => { readonly disarm: () => boolean }
+  readonly arm: (entry: Entry, millis: number) => void
+  /** Whether the time was up. */
+  readonly disarm: (entry: Entry) => boolean
   /**
    * Runs the effect in a fiber of its own, and interrupts it after so many milliseconds. `onInterrupt` is called if the
    * caller is interrupted.
@@ -65,27 +68,20 @@ export const make: Effect.Effect<Deadlines, never, Scope.Scope> = Effect.gen(fun
     entry.after = undefined
   }
 
-  const arm: Deadlines["arm"] = (millis, { expire, giveUp }) => {
-    const entry: Entry = {
-      at: clock.unsafeCurrentTimeMillis() + millis,
-      expired: false,
-      expire,
-      giveUp,
-      before: undefined,
-      after: first
-    }
+  const arm: Deadlines["arm"] = (entry, millis) => {
+    entry.at = clock.unsafeCurrentTimeMillis() + millis
+    entry.after = first
     if (first !== undefined) first.before = entry
     first = entry
     if (entry.at < next) {
       next = entry.at
       sooner.unsafeOffer(void 0)
     }
-    return {
-      disarm: () => {
-        remove(entry)
-        return entry.expired
-      }
-    }
+  }
+
+  const disarm: Deadlines["disarm"] = (entry) => {
+    remove(entry)
+    return entry.expired
   }
 
   const sweep = (now: number): void => {
@@ -129,13 +125,13 @@ export const make: Effect.Effect<Deadlines, never, Scope.Scope> = Effect.gen(fun
       Effect.flatMap(Effect.forkDaemon(Effect.interruptible(effect)), (fiber) =>
         restore(
           Effect.async<Limited<A, E>>((resume) => {
-            const limit = arm(millis, {
-              expire: () => fiber.unsafeInterruptAsFork(FiberId.none),
-              giveUp: () => resume(Effect.succeed({ exit: undefined, expired: true }))
-            })
-            fiber.addObserver((exit) => resume(Effect.succeed({ exit, expired: limit.disarm() })))
+            const entry = new Fibers(fiber, () =>
+              resume(Effect.succeed({ exit: undefined, expired: true }))
+            )
+            arm(entry, millis)
+            fiber.addObserver((exit) => resume(Effect.succeed({ exit, expired: disarm(entry) })))
             return Effect.suspend(() => {
-              limit.disarm()
+              disarm(entry)
               onInterrupt()
               return Fiber.interrupt(fiber)
             })
@@ -143,5 +139,19 @@ export const make: Effect.Effect<Deadlines, never, Scope.Scope> = Effect.gen(fun
         )
       )
     )
-  return { arm, limit }
+  return { arm, disarm, limit }
 })
+
+/** The limit of a fiber. */
+class Fibers<A, E> extends Entry {
+  constructor(
+    private readonly fiber: Fiber.RuntimeFiber<A, E>,
+    readonly giveUp: () => void
+  ) {
+    super()
+  }
+
+  expire(): void {
+    this.fiber.unsafeInterruptAsFork(FiberId.none)
+  }
+}

@@ -59,8 +59,8 @@ export const isReplayable = ({ body }: Request): boolean => {
 
 /** @internal */
 export interface Rules {
-  readonly timeout: Duration.Duration
-  readonly failoverTimeout: Duration.Duration
+  readonly timeoutMillis: number
+  readonly failoverTimeoutMillis: number
   readonly followLeader: boolean
   readonly repeatReads: boolean
 }
@@ -76,7 +76,8 @@ export const make = (
 ): Errand => {
   const isPinned = settings.host !== undefined
   const isDirty = settings.allowsDirty && (isRead(request) || CURSOR.test(path))
-  const timeout = Duration.toMillis(settings.timeout ?? rules.timeout)
+  const timeout =
+    settings.timeout === undefined ? rules.timeoutMillis : Duration.toMillis(settings.timeout)
   const parts = isPinned ? 1 : Math.min(MOST_PARTS, endpoints)
   return {
     request: isDirty ? HttpClientRequest.setHeader(request, ALLOW_DIRTY_READ, "true") : request,
@@ -88,6 +89,6 @@ export const make = (
     millis: timeout / parts,
     startedAt,
     deadline: startedAt + timeout,
-    searchUntil: startedAt + Math.min(timeout, Duration.toMillis(rules.failoverTimeout))
+    searchUntil: startedAt + Math.min(timeout, rules.failoverTimeoutMillis)
   }
 }

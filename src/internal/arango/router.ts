@@ -15,10 +15,10 @@
  */
 import type { HttpClientRequest, HttpClientResponse } from "@effect/platform"
 import { HttpClient, type HttpClientError } from "@effect/platform"
-import type { Clock } from "effect"
-import { Duration, Effect, Random } from "effect"
+import type { Clock, Tracer } from "effect"
+import { Duration, Effect, Exit, Random } from "effect"
 import * as Host from "../../Host.js"
-import type { Attempt, Failed, Outcome } from "./attempt.js"
+import type { Attempt, Failed, Outcome, Send } from "./attempt.js"
 import type { Refusal } from "./answer.js"
 import type { Book } from "./book.js"
 import { describe } from "./connectPhase.js"
@@ -30,6 +30,7 @@ import * as Failures from "./failures.js"
 import type { Journey } from "./journey.js"
 import * as Journeys from "./journey.js"
 import * as CurrentSettings from "./settings.js"
+import * as Telemetries from "./telemetry.js"
 
 type Request = HttpClientRequest.HttpClientRequest
 type Result = Effect.Effect<HttpClientResponse.HttpClientResponse, HttpClientError.HttpClientError>
@@ -37,7 +38,7 @@ type Result = Effect.Effect<HttpClientResponse.HttpClientResponse, HttpClientErr
 /** @internal */
 export interface RouterOptions extends Rules {
   readonly client: HttpClient.HttpClient
-  readonly send: (_: Attempt) => Effect.Effect<Outcome, HttpClientError.HttpClientError>
+  readonly send: Send
   readonly book: Book
   readonly clock: Clock.Clock
   /** The endpoint that a follower's header names, if the client may go there. */
@@ -50,18 +51,24 @@ export interface RouterOptions extends Rules {
   readonly onLeaderless: (epoch: number, atMost: Duration.Duration) => Effect.Effect<void>
 }
 
+const isMade = (request: Effect.Effect<Request>): request is Exit.Success<Request, never> =>
+  Exit.isExit(request) && Exit.isSuccess(request)
+
 /** @internal */
 export const make = (options: RouterOptions): HttpClient.HttpClient => {
   const { book, clock } = options
   const now = () => clock.unsafeCurrentTimeMillis()
+  const telemetry = Telemetries.make(clock)
   let isUsed = false
 
-  const ask = ({ isDirty, isRouted, path, request }: Errand, endpoint: Endpoint, millis: number) =>
-    options.send({ endpoint, request, path, millis, isRouted, allowsDirty: isDirty })
+  const attemptOf = (
+    { isDirty, isRouted, path, request }: Errand,
+    endpoint: Endpoint,
+    millis: number
+  ): Attempt => ({ endpoint, request, path, millis, isRouted, allowsDirty: isDirty })
 
   /** Fails if the request must not, or cannot, be sent again. */
   const onFailure = (errand: Errand, journey: Journey, endpoint: Endpoint, failed: Failed) => {
-    Journeys.record(journey, endpoint, describe(failed.cause))
     book.suspect(endpoint, now())
     if (!errand.isPinned) book.moveFrom(endpoint, now())
     if (failed.sent) journey.sent = { endpoint, failed }
@@ -74,7 +81,6 @@ export const make = (options: RouterOptions): HttpClient.HttpClient => {
 
   /** Gives the endpoint to which it refers. Fails if the request cannot be sent again. */
   const onRefusal = (errand: Errand, journey: Journey, endpoint: Endpoint, refusal: Refusal) => {
-    Journeys.record(journey, endpoint, refusal.description)
     Journeys.hear(journey)
     book.clear(endpoint)
     const { description } = refusal
@@ -95,14 +101,17 @@ export const make = (options: RouterOptions): HttpClient.HttpClient => {
         )
   }
 
-  const travel = (errand: Errand, first: Endpoint, outcome: Outcome): Result =>
+  const travel = (errand: Errand, first: Endpoint, outcome: Outcome, span: Tracer.Span): Result =>
     Effect.gen(function* () {
       const journey = Journeys.begin(first)
       let endpoint = first
       let last = outcome
       let epoch = options.epoch()
       while (last._tag !== "Answered") {
+        const description = last._tag === "Failed" ? describe(last.cause) : last.description
         journey.attempts++
+        Journeys.record(journey, endpoint, description)
+        telemetry.attempted(span, endpoint, description)
         const named: Endpoint | undefined =
           last._tag === "Failed"
             ? yield* onFailure(errand, journey, endpoint, last)
@@ -117,10 +126,12 @@ export const make = (options: RouterOptions): HttpClient.HttpClient => {
           return yield* Effect.fail(Failures.exhausted(errand, journey, last, now()))
         }
         endpoint = next
-        last = yield* ask(errand, endpoint, millis)
+        last = yield* options.send(attemptOf(errand, endpoint, millis), (_) => Effect.succeed(_))
       }
+      journey.attempts++
       book.clear(endpoint)
       if (!errand.isDirty) book.stickTo(endpoint)
+      yield* telemetry.arrived(span, journey, errand, endpoint)
       return last.response
     })
 
@@ -152,21 +163,30 @@ export const make = (options: RouterOptions): HttpClient.HttpClient => {
             ? book.reader(startedAt)
             : book.start(startedAt)
       if (start === undefined) return Effect.fail(Failures.unknownHost(request, host))
-      return Effect.flatMap(ask(errand, start, errand.millis), (outcome) => {
-        if (outcome._tag !== "Answered") return travel(errand, start, outcome)
+      return options.send(attemptOf(errand, start, errand.millis), (outcome) => {
+        if (outcome._tag !== "Answered") {
+          return telemetry.journey(errand, start, (span) => travel(errand, start, outcome, span))
+        }
         book.clear(start)
-        return Effect.succeed(outcome.response)
+        const recorded = telemetry.answered(errand, start)
+        return recorded === undefined
+          ? Effect.succeed(outcome.response)
+          : Effect.as(recorded, outcome.response)
       })
     })
 
-  const execute = (request: Request): Result => {
-    if (isUsed) return route(request)
-    isUsed = true
-    return Effect.zipRight(options.onUse, route(request))
-  }
+  const execute = (request: Request): Result =>
+    isUsed
+      ? route(request)
+      : Effect.suspend(() => {
+          if (isUsed) return route(request)
+          isUsed = true
+          return Effect.zipRight(options.onUse, route(request))
+        })
 
   return HttpClient.makeWith<never, never, HttpClientError.HttpClientError, never>(
-    Effect.flatMap(execute),
+    // Requests come as they are, unless somebody changes them in an effect.
+    (request) => (isMade(request) ? execute(request.value) : Effect.flatMap(request, execute)),
     Effect.succeed
   )
 }

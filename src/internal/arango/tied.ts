@@ -43,21 +43,47 @@ const unread = GlobalValue.globalValue(
   () => new FinalizationRegistry((tie: Tie) => tie.abort())
 )
 
+/**
+ * Nearly every answer is read by the step that gets it. Only the others are left to the collector, to which each of
+ * them is work.
+ */
+let fresh: Array<TiedResponse> = []
+const now = Promise.resolve()
+const look = (): void => {
+  const all = fresh
+  fresh = []
+  for (const response of all) response.leave()
+}
+
 class TiedResponse extends Inspectable.Class implements Response {
   readonly [Responses.TypeId]: Responses.TypeId = Responses.TypeId
   readonly [HttpIncomingMessage.TypeId]: HttpIncomingMessage.TypeId = HttpIncomingMessage.TypeId
+
+  private state: "fresh" | "unread" | "read" = "fresh"
 
   constructor(
     private readonly original: Response,
     private readonly to: Tie
   ) {
     super()
-    unread.register(this, to, this)
+    if (fresh.push(this) === 1) void now.then(look)
+  }
+
+  /** Nobody has read it so far. */
+  leave(): void {
+    if (this.state !== "fresh") return
+    this.state = "unread"
+    unread.register(this, this.to, this)
+  }
+
+  private take(): void {
+    if (this.state === "unread") unread.unregister(this)
+    this.state = "read"
   }
 
   private tie<A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> {
     return Effect.uninterruptibleMask((restore) => {
-      unread.unregister(this)
+      this.take()
       return Effect.catchAllCause(restore(effect), (cause) => {
         if (Cause.isInterrupted(cause)) this.to.abort()
         return Effect.failCause(cause)
@@ -97,7 +123,7 @@ class TiedResponse extends Inspectable.Class implements Response {
   }
   get stream() {
     return Stream.suspend(() => {
-      unread.unregister(this)
+      this.take()
       return Stream.ensuring(
         this.original.stream,
         Effect.sync(() => this.to.abort())

@@ -54,13 +54,18 @@ const isClientRequest = (u: unknown): u is ClientRequest =>
 const requestOf = (message: unknown): unknown =>
   Predicate.hasProperty(message, "request") ? message.request : undefined
 
+/** A client that sends a request again by itself has written it once already. */
+const created = (attempt: Tracked): void => {
+  if (attempt.written === "unseen") attempt.written = "no"
+}
+
 const onNodeStart = (message: unknown): void => {
   const request = requestOf(message)
   if (state.attempts.size === 0 || !isClientRequest(request)) return
   const id = request.getHeader(HEADER)
   const attempt = typeof id === "string" ? state.attempts.get(id) : undefined
   if (attempt === undefined) return
-  attempt.written = "no"
+  created(attempt)
   request.once("finish", () => {
     attempt.written = "yes"
   })
@@ -79,24 +84,35 @@ const idIn = (headers: unknown): string | undefined => {
     : undefined
 }
 
-/** Found by its header each time: to remember requests by themselves costs the collector more. */
-const undiciAttempt = (message: unknown): Tracked | undefined => {
-  const request = requestOf(message)
-  if (state.attempts.size === 0 || !Predicate.hasProperty(request, "headers")) return undefined
-  const id = idIn(request.headers)
-  return id === undefined ? undefined : state.attempts.get(id)
+/** The attempt, kept on undici's own request: a table of requests would cost the collector more. */
+const ATTEMPT = Symbol.for("effect-failover/arango/attempt")
+
+interface UndiciRequest {
+  readonly headers?: unknown
+  [ATTEMPT]?: Tracked
 }
 
+interface UndiciMessage {
+  readonly request: UndiciRequest
+  readonly socket?: unknown
+}
+
+const isUndiciMessage = (message: unknown): message is UndiciMessage =>
+  Predicate.isObject(requestOf(message))
+
 const onUndiciCreate = (message: unknown): void => {
-  const attempt = undiciAttempt(message)
-  if (attempt !== undefined) attempt.written = "no"
+  if (state.attempts.size === 0 || !isUndiciMessage(message)) return
+  const id = idIn(message.request.headers)
+  const attempt = id === undefined ? undefined : state.attempts.get(id)
+  if (attempt === undefined) return
+  created(attempt)
+  message.request[ATTEMPT] = attempt
 }
 
 const onUndiciHeaders = (message: unknown): void => {
-  const attempt = undiciAttempt(message)
-  if (attempt !== undefined && Predicate.hasProperty(message, "socket")) {
-    attempt.socket = message.socket
-  }
+  if (!isUndiciMessage(message)) return
+  const attempt = message.request[ATTEMPT]
+  if (attempt !== undefined) attempt.socket = message.socket
 }
 
 /**
@@ -107,7 +123,7 @@ const isCutOff = (socket: unknown): boolean =>
   Predicate.hasProperty(socket, "destroyed") && socket.destroyed === true
 
 const onUndiciSent = (message: unknown): void => {
-  const attempt = undiciAttempt(message)
+  const attempt = isUndiciMessage(message) ? message.request[ATTEMPT] : undefined
   if (attempt !== undefined && !isCutOff(attempt.socket)) attempt.written = "yes"
 }
 

@@ -55,7 +55,7 @@ export const make = (
     yield* Written.listen
     const send = Attempt.make(client, yield* Deadlines.make)
     const book = yield* makeBook(checked.endpoints, checked.loadBalancing)
-    const auth = yield* Auth.make({ credentials: checked.credentials, attempt: send, clock })
+    const auth = yield* Auth.make({ credentials: checked.credentials, send, clock })
 
     const translate = options.translateEndpoint ?? ((endpoint: string) => endpoint)
     const read = (endpoint: string): Endpoint | undefined =>
@@ -121,8 +121,8 @@ export const make = (
         send: Authorized.make(checked.credentials === undefined ? undefined : auth, send),
         book,
         clock,
-        timeout: checked.timeout,
-        failoverTimeout: checked.failoverTimeout,
+        timeoutMillis: Duration.toMillis(checked.timeout),
+        failoverTimeoutMillis: Duration.toMillis(checked.failoverTimeout),
         followLeader: options.followLeader ?? true,
         repeatReads: options.repeatReads ?? true,
         named: (leader) => {
