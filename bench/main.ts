@@ -6,6 +6,7 @@ import * as FailoverBench from "./failover.js"
 import * as HeapBench from "./heap.js"
 import type { Options } from "./options.js"
 import { parse } from "./options.js"
+import * as ReadersBench from "./readers.js"
 import * as StatementsBench from "./statements.js"
 
 const run = (options: Options) => {
@@ -18,6 +19,8 @@ const run = (options: Options) => {
       return HeapBench.run(options)
     case "arango":
       return ArangoBench.measure(options)
+    case "readers":
+      return ReadersBench.measure(options)
   }
 }
 

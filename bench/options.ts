@@ -8,10 +8,11 @@ export class UsageError extends Data.TaggedError("UsageError")<{ readonly messag
 export const usage = `npm run bench -- [statements] [--rounds 7] [--seconds 1] [--json]
 npm run bench -- failover [--runs 10] [--flavor streaming|aurora] [--push search|always|never] [--alone] [--observe] [--json]
 npm run bench -- heap [--statements 200000] [--failovers 20] [--json]
-npm run bench -- arango [--rounds 7] [--seconds 1] [--json]`
+npm run bench -- arango [--rounds 7] [--seconds 1] [--json]
+npm run bench -- readers [--rounds 7] [--seconds 1] [--json]`
 
 export interface Options {
-  readonly command: "statements" | "failover" | "heap" | "arango"
+  readonly command: "statements" | "failover" | "heap" | "arango" | "readers"
   readonly json: boolean
   readonly rounds: number
   readonly seconds: number
@@ -57,7 +58,7 @@ export const parse = (args: ReadonlyArray<string>): Effect.Effect<Options, Usage
           failovers: { type: "string", default: "20" }
         }
       })
-      const commands = ["statements", "failover", "heap", "arango"] as const
+      const commands = ["statements", "failover", "heap", "arango", "readers"] as const
       return {
         command: oneOf("command", positionals[0] ?? "statements", commands),
         json: values.json,

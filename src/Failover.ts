@@ -32,7 +32,8 @@ import type {
 import type { Host } from "./Host.js"
 import * as flight from "./internal/flight.js"
 import * as internal from "./internal/outcomes.js"
-import { aimOf, currentAim } from "./internal/reading.js"
+import { aimOf } from "./internal/reading.js"
+import { aimed } from "./internal/statements.js"
 import * as RetryBudget from "./RetryBudget.js"
 import type { Topology } from "./Topology.js"
 import type { Rejection, Writer } from "./TopologyState.js"
@@ -346,7 +347,7 @@ export const onReader: {
 } = dual(
   (args) => Effect.isEffect(args[0]),
   <A, E, R>(self: Effect.Effect<A, E, R>, options?: ReadOptions): Effect.Effect<A, E, R> =>
-    Effect.locally(self, currentAim, options === undefined ? ANY_READER : aimOf(options))
+    aimed(self, options === undefined ? ANY_READER : aimOf(options))
 )
 
 /**
@@ -357,4 +358,4 @@ export const onReader: {
  * @category combinators
  */
 export const onWriter = <A, E, R>(self: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
-  Effect.locally(self, currentAim, "writer")
+  aimed(self, "writer")

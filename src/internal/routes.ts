@@ -18,7 +18,7 @@ import type { Rejection } from "../TopologyState.js"
 import * as Connection from "./connection.js"
 import type { Restore } from "./leases.js"
 import type { Reads } from "./readers/reads.js"
-import type { Defaults, Reading, Writes } from "./reading.js"
+import type { Aim, Defaults, Reading, Writes } from "./reading.js"
 import { aimOf, complete, currentAim, currentHedging, currentWrites } from "./reading.js"
 import type { Runner } from "./runner.js"
 import type { TransactionConnection } from "./transaction.js"
@@ -30,7 +30,9 @@ export interface Routes {
   readonly execute: (
     fiber: AnyFiber,
     request: Request,
-    annotate?: (pool: HostPool) => void
+    annotate?: (pool: HostPool) => void,
+    /** The statement's own. */
+    aim?: Aim
   ) => Effect.Effect<Row, SqlError.SqlError>
   /** Not bound to any host: each of its statements is routed by itself. */
   readonly connection: (fiber: AnyFiber) => SqlConnection.Connection
@@ -72,8 +74,10 @@ export const make = (options: {
   }
   const byDefault = mode === "strict-writer" ? undefined : complete(aimOf({}), defaults)
   /** Undefined: the writer. */
-  const readingOf = (fiber: AnyFiber): Reading | undefined => {
-    const aim = fiber.getFiberRef(currentAim)
+  const readingOf = (
+    fiber: AnyFiber,
+    aim: Aim = fiber.getFiberRef(currentAim)
+  ): Reading | undefined => {
     return aim === undefined ? byDefault : aim === "writer" ? undefined : complete(aim, defaults)
   }
 
@@ -109,8 +113,8 @@ export const make = (options: {
     return writes === undefined ? read(reading) : Effect.flatMap(after(reading, writes), read)
   }
 
-  const execute: Routes["execute"] = (fiber, request, annotate) => {
-    const reading = readingOf(fiber)
+  const execute: Routes["execute"] = (fiber, request, annotate, aim) => {
+    const reading = readingOf(fiber, aim)
     if (reading === undefined) {
       return note(fiber.getFiberRef(currentWrites))(runner.execute(request, annotate))
     }

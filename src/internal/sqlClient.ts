@@ -80,7 +80,7 @@ export const make = (options: {
 
     const runWith =
       (transform: TransformRows): Statements.Run =>
-      (sql, params, fiber, span) => {
+      (sql, params, fiber, aim, span) => {
         const frame = Transaction.currentFrame(fiber.currentContext, tag, owner)
         const annotate = (pool: HostPool) => {
           for (const [key, value] of attributesOf(pool)) span.attribute(key, value)
@@ -89,7 +89,7 @@ export const make = (options: {
           annotate(frame.connection.pool)
           return frame.connection.execute(sql, params, transform)
         }
-        const rows = routes.execute(fiber, { sql, params, shape: "objects" }, annotate)
+        const rows = routes.execute(fiber, { sql, params, shape: "objects" }, annotate, aim)
         return transform === undefined ? rows : Effect.map(rows, transform)
       }
 

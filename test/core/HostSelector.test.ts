@@ -463,6 +463,79 @@ describe("under removal, addition and unavailability", () => {
   }
 })
 
+describe("unequal hosts under removal, addition and unavailability", () => {
+  /** By rank, 1 the most preferred: by every figure that a strategy looks at. */
+  const ranked = (name: string, rank: number, more: Partial<Candidate> = {}) =>
+    candidate(name, {
+      weight: 8 / 2 ** rank,
+      lagMillis: rank,
+      cpuPercent: rank,
+      latencyMillis: rank,
+      connections: rank,
+      outstanding: rank,
+      ...more
+    })
+
+  type Shares = (ranks: ReadonlyArray<number>) => ReadonlyArray<number>
+
+  const bestAlone: Shares = (ranks) => ranks.map((_) => (_ === Math.min(...ranks) ? 1 : 0))
+  const alike: Shares = (ranks) => ranks.map(() => 1 / ranks.length)
+  const byWeight: Shares = (ranks) => {
+    const weights = ranks.map((rank) => 2 ** -rank)
+    const total = weights.reduce((sum, weight) => sum + weight, 0)
+    return weights.map((weight) => weight / total)
+  }
+  /** Of all pairs, those in which it is the lesser one. */
+  const lesserOfTwo: Shares = (ranks) =>
+    ranks.map((rank) =>
+      ranks.length === 1
+        ? 1
+        : ranks.filter((_) => _ > rank).length / ((ranks.length * (ranks.length - 1)) / 2)
+    )
+
+  const shares: Readonly<Record<Name, Shares>> = {
+    twoChoices: lesserOfTwo,
+    random: alike,
+    roundRobin: byWeight,
+    weightedRandom: byWeight,
+    highestWeight: bestAlone,
+    lowestLoad: bestAlone,
+    leastConnections: bestAlone,
+    fastestResponse: bestAlone
+  }
+
+  for (const name of names) {
+    it(`${name}: whoever may be used has the share that it is due among those who may be`, () => {
+      const selector = strategy(name)
+      const assertShares = (
+        usable: Readonly<Record<string, number>>,
+        others: ReadonlyArray<Candidate> = []
+      ) => {
+        const due = shares[name](Object.values(usable))
+        assertFrequencies(
+          frequencies(
+            selector,
+            [...others, ...Object.entries(usable).map(([host, rank]) => ranked(host, rank))],
+            { role: "reader" }
+          ),
+          Object.fromEntries([
+            ...others.map((_) => [_.host.id, 0]),
+            ...Object.keys(usable).map((host, i) => [host, due[i] ?? Number.NaN])
+          ])
+        )
+      }
+      assertShares({ a: 2, b: 3, c: 4 })
+      assertShares({ b: 3, c: 4 }, [ranked("a", 2, { availability: "unavailable" })])
+      assertShares({ a: 2, b: 3, c: 4 })
+      // Promoted: it is no reader any more.
+      assertShares({ b: 3, c: 4 }, [ranked("a", 2, { role: "writer" })])
+      assertShares({ c: 4 })
+      assertShares({ c: 4, better: 1, b: 3 })
+      assertShares({ x: 1, y: 2 })
+    })
+  }
+})
+
 describe("a host without a latency", () => {
   const near = { latency: 5 }
 
@@ -568,6 +641,60 @@ describe("whatever the candidates and whatever chance says", () => {
     )
   }
 
+  /** Every chance that there is, in steps: what is counted are the shares themselves, and not a sample of them. */
+  const sharesOf = (
+    selector: HostSelector.HostSelector,
+    candidates: ReadonlyArray<Candidate>,
+    draws: ReadonlyArray<ReadonlyArray<number>>
+  ) => {
+    const counts = new Map(candidates.map((_) => [_, 0]))
+    for (const draw of draws) {
+      const said = draw.values()
+      const chosen = Either.getOrThrow(
+        HostSelector.selectWith(candidates, selector, () => said.next().value ?? Number.NaN)
+      )
+      counts.set(chosen, (counts.get(chosen) ?? 0) + 1)
+    }
+    return candidates.map((_) => (counts.get(_) ?? 0) / draws.length)
+  }
+
+  const steps = (count: number) => Array.from({ length: count }, (_, i) => (i + 0.5) / count)
+
+  const someHosts = <A>(figures: ReadonlyArray<A>, more: (figure: A) => Partial<Candidate>) =>
+    figures.map((figure, i) => candidate(`db-${i}`, more(figure)))
+
+  it.prop(
+    "random, weightedRandom: the shares are the weights, whatever they are",
+    [fc.array(fc.double({ min: 0.01, max: 100, noNaN: true }), { minLength: 1, maxLength: 6 })],
+    ([weights]) => {
+      const candidates = someHosts(weights, (weight) => ({ weight }))
+      const draws = steps(500).map((_) => [_])
+      const total = weights.reduce((sum, weight) => sum + weight, 0)
+      sharesOf(strategy("weightedRandom"), candidates, draws).forEach((share, i) =>
+        assert.closeTo(share, (weights[i] ?? Number.NaN) / total, 1 / draws.length + 1e-9)
+      )
+      for (const share of sharesOf(HostSelector.random, candidates, draws)) {
+        assert.closeTo(share, 1 / weights.length, 1 / draws.length + 1e-9)
+      }
+    }
+  )
+
+  it.prop(
+    "twoChoices: each has the part of all pairs in which it is the lesser one, wherever it stands on the list",
+    [fc.uniqueArray(fc.nat(50), { minLength: 2, maxLength: 6 })],
+    ([counts]) => {
+      const candidates = someHosts(counts, (outstanding) => ({ outstanding }))
+      const draws = steps(counts.length).flatMap((first) =>
+        steps(counts.length - 1).map((second) => [first, second])
+      )
+      const pairs = (counts.length * (counts.length - 1)) / 2
+      sharesOf(HostSelector.twoChoices(), candidates, draws).forEach((share, i) => {
+        const fuller = counts.filter((_) => _ > (counts[i] ?? Number.NaN)).length
+        assert.closeTo(share, fuller / pairs, 1e-9)
+      })
+    }
+  )
+
   it("weightedRandom: weight 0 gets nothing, also where chance says 0 or 1", () => {
     const hosts = ["y", "a", "b", "z"].map((_, i) =>
       candidate(_, { weight: i % 3 === 0 ? 0 : 0.1 })
@@ -630,22 +757,28 @@ describe("whatever the candidates and whatever chance says", () => {
 describe("a rotation", () => {
   const weight = fc.constantFrom(0.5, 1, 2, 3, 5)
   const weights = fc.record({ a: weight, b: weight, c: weight, d: weight, e: weight })
-  /** Whether each of c, d and e is on the list at a pick; a and b always are. */
-  const presence = fc.array(fc.tuple(fc.boolean(), fc.boolean(), fc.boolean()), {
-    minLength: 1,
-    maxLength: 200
-  })
+  const state = fc.constantFrom<"away" | "unavailable" | "available">(
+    "away",
+    "unavailable",
+    "available"
+  )
+  /** How each of c, d and e is at a pick; a and b are always there. */
+  const presence = fc.array(fc.tuple(state, state, state), { minLength: 1, maxLength: 200 })
+
+  const candidatesAt = (states: ReadonlyArray<"away" | "unavailable" | "available">) =>
+    ["a", "b", "c", "d", "e"].flatMap((name, i) => {
+      const availability = i < 2 ? "available" : (states[i - 2] ?? "away")
+      return availability === "away" ? [] : [candidate(name, { availability })]
+    })
 
   it.prop(
-    "is fair to within one turn of each between hosts that stay, whoever joins, leaves and returns",
+    "is fair to within one turn of each between hosts that stay, whoever joins, leaves, fails and returns",
     [weights, presence, anyChance],
     ([weights, presence, chance]) => {
       const selector = Effect.runSync(HostSelector.roundRobin({ weights }))
       const picks: Array<string> = []
-      for (const here of presence) {
-        const list = ["a", "b", ...["c", "d", "e"].filter((_, i) => here[i])]
-        const candidates = list.map((_) => candidate(_))
-        picks.push(idOf(HostSelector.selectWith(candidates, selector, chance)))
+      for (const states of presence) {
+        picks.push(idOf(HostSelector.selectWith(candidatesAt(states), selector, chance)))
         const turns = (name: "a" | "b") => picks.filter((_) => _ === name).length / weights[name]
         assert.isAtMost(
           Math.abs(turns("a") - turns("b")),
@@ -662,18 +795,12 @@ describe("a rotation", () => {
     ([presence, turns]) => {
       const one = Effect.runSync(HostSelector.roundRobin())
       const other = Effect.runSync(HostSelector.roundRobin())
-      presence.forEach((here, i) => {
-        const list = ["a", "b", ...["c", "d", "e"].filter((_, i) => here[i])]
+      presence.forEach((states, i) => {
+        const list = candidatesAt(states)
         const turn = (turns[i % turns.length] ?? 0) % list.length
         const turned = [...list.slice(turn), ...list.slice(0, turn)].reverse()
-        const choose = (selector: HostSelector.HostSelector, list: ReadonlyArray<string>) =>
-          idOf(
-            HostSelector.selectWith(
-              list.map((_) => candidate(_)),
-              selector,
-              zero
-            )
-          )
+        const choose = (selector: HostSelector.HostSelector, list: ReadonlyArray<Candidate>) =>
+          idOf(HostSelector.selectWith(list, selector, zero))
         assert.strictEqual(choose(one, list), choose(other, turned))
       })
     }
