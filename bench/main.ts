@@ -6,7 +6,7 @@ import * as FailoverBench from "./failover.js"
 import * as HeapBench from "./heap.js"
 import type { Options } from "./options.js"
 import { parse } from "./options.js"
-import * as ReadersBench from "./readers.js"
+import * as ReadersBench from "./readers/main.js"
 import * as StatementsBench from "./statements.js"
 
 const run = (options: Options) => {
