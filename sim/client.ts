@@ -32,6 +32,7 @@ const resolutions = {
 
 export interface SimulatedClient extends SqlClientOf {
   readonly stats: SqlFailover.SqlFailover["stats"]
+  readonly readers: SqlFailover.SqlFailover["readers"]
 }
 
 export const make = (
@@ -71,7 +72,7 @@ export const make = (
           push: options.push
         })
     })
-    const { client, failover, stats } = yield* SqlFailover.make({
+    const { client, failover, readers, stats } = yield* SqlFailover.make({
       topology,
       budget,
       connector: observe(driver, watch.poolObserver(index)),
@@ -88,9 +89,10 @@ export const make = (
       },
       connectTimeout,
       failoverTimeout: Duration.millis(options.failoverTimeout),
-      commitResolution: resolutions[options.resolution]
+      commitResolution: resolutions[options.resolution],
+      readers: { heartbeat: Duration.millis(options.heartbeat) }
     })
-    const made = { index, topology, failover, sql: client, stats }
+    const made = { index, topology, failover, sql: client, stats, readers }
     watch.add(made)
     yield* failover.events.pipe(
       Stream.runForEach((event) => Effect.sync(() => watch.onEvent(index, event))),

@@ -16,6 +16,8 @@ const MINUTE = 60_000
 /** Longer than the longest `failoverTimeout` and `refreshRate`: whatever was under way has ended. */
 const CALM_AT_THE_END = 12 * MINUTE
 
+const SHARE_OF_READERS = 0.2
+
 const optionsOf = (dice: Dice, flavor: Flavor): ClientOptions => {
   const maxConnections = dice.pick([1, 2, 3, 5, 10])
   return {
@@ -33,6 +35,7 @@ const optionsOf = (dice: Dice, flavor: Flavor): ClientOptions => {
     maxConnections,
     minConnections: dice.chance(0.3) ? dice.whole(0, maxConnections) : 0,
     push: dice.chance(0.02) ? "always" : dice.pick(["search", "search", "never"]),
+    heartbeat: dice.pick([1000, 5000, 60_000]),
     resolution: dice.pick([
       "none",
       "ledger",
@@ -75,6 +78,36 @@ const workAt = (dice: Dice, at: number, clients: number): Work => {
     think: dice.chance(0.4) ? dice.magnitude(1, 3000) : 0,
     ...(leaves === undefined ? {} : { leaves })
   }
+}
+
+/** Work for readers, close to a fault and while it lasts. */
+const readerWork = (
+  dice: Dice,
+  { at, end }: { readonly at: number; readonly end: number },
+  clients: number
+): ReadonlyArray<Work> => {
+  const close = dice.whole(1, 4)
+  const long = dice.whole(0, 4)
+  const times = [
+    ...Array.from({ length: close }, () => at + dice.between(-50, 50)),
+    ...Array.from({ length: long }, () => at + dice.between(0, Math.max(end - at, 1000) * 1.2))
+  ]
+  return times.map((time) => ({
+    ...workAt(dice, Math.max(0, time), clients),
+    kind: dice.pick([
+      "reader statement",
+      "reader statement",
+      "reader transaction",
+      "reader stream",
+      "reader write",
+      "own writes",
+      "own writes"
+    ]),
+    reading: {
+      mode: dice.pick(["reader-or-writer", "reader-or-writer", "strict-reader"]),
+      ...(dice.chance(0.4) ? { maxStaleness: dice.magnitude(50, 5000) } : {})
+    }
+  }))
 }
 
 const faultKind = (dice: Dice, flavor: Flavor): FaultKind => {
@@ -259,6 +292,14 @@ export const draw = (seed: number): Scenario => {
     now = Math.max(now, ...drawn.faults.map(endOf), ...drawn.work.map((_) => _.at))
   }
   const options = optionsOf(dice, flavor)
+  // Readers are asked how they are all the time: a share of the seeds pays for that.
+  const readers = new Dice(seed, "readers")
+  if (readers.chance(SHARE_OF_READERS)) {
+    work.push(...readerWork(readers, { at: MINUTE / 2, end: now }, clients))
+    for (const fault of faults) {
+      work.push(...readerWork(readers, { at: fault.at, end: endOf(fault) }, clients))
+    }
+  }
   // Waits that are parked in calm are most of what happens in an hour.
   const least = options.push === "always" ? 0 : 60 * MINUTE
   const healedAt = Math.round(Math.max(now + 1000, least))

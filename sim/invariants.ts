@@ -26,6 +26,11 @@ export const invariants = [
   "typed errors",
   "liveness",
   "history",
+  "reads have a host",
+  "nothing is written on a reader's connection",
+  "own writes are seen",
+  "staleness is bounded",
+  "a transaction has one host",
   "one monitor",
   "nothing leaks",
   "virtual time goes on"
@@ -50,6 +55,12 @@ export const moments = [
   "COMMIT was found to be rolled back",
   "a failover ended in vain",
   "an interrupt while a statement was under way",
+  "a read on a reader",
+  "a read on the writer for want of a reader",
+  "a read that was run again",
+  "a write on a reader was refused",
+  "own writes were seen on a reader",
+  "a bound was kept while a reader lagged",
   "work without any disturbance"
 ] as const
 
@@ -57,6 +68,9 @@ type Moment = (typeof moments)[number]
 
 /** The slowest host takes its time; a statement that was sent to it may be the last to know. */
 const ECHO = 6000
+
+/** A read that was sent and not answered is sent again, up to so many times. */
+const MOST_SENDS = 3
 
 /** More of one kind say nothing new. */
 const VIOLATIONS_PER_KIND = 3
@@ -70,6 +84,8 @@ export interface Client {
 /** A session of a client's pool. */
 export interface PoolSession extends Observed {
   readonly client: number
+  /** Set to read only. */
+  isReaders: boolean
   /** What the transaction on it has written, if one is open. */
   transaction: Array<number> | undefined
 }
@@ -92,9 +108,19 @@ interface Flight {
 /** Asked on each new connection, by the library. */
 const isRoleQuestion = (sql: string): boolean => /\bpg_is_in_recovery\(\)/.test(sql)
 
-/** Asked on a connection that is opened before it is known who the writer will be. */
+/** What makes a connection one to a reader. */
+const isReadOnlySetting = (sql: string): boolean => /^SET SESSION CHARACTERISTICS\b/.test(sql)
+
+/**
+ * Asked on a connection that is opened before it is known who the writer will be, or of one that is read from:
+ * nothing that a caller has asked for.
+ */
 const isQuestion = (sql: string): boolean =>
-  isRoleQuestion(sql) || /^SELECT \S*\bpg_postmaster_start_time\(\)/.test(sql)
+  isRoleQuestion(sql) ||
+  isReadOnlySetting(sql) ||
+  /^SELECT \S*\bpg_postmaster_start_time\(\)|\b(pg_last_wal_replay_lsn|pg_current_wal_insert_lsn)\b|\bREPLICA_LAG_IN_MSEC\b/.test(
+    sql
+  )
 
 /** The caller's own statements; the library's questions have none of these words. */
 const isWork = (sql: string): boolean =>
@@ -286,6 +312,7 @@ export class Watch {
       host,
       openedAt: this.elapsed(),
       isOpen: true,
+      isReaders: false,
       transaction: undefined
     }),
     closed: (session) => {
@@ -297,12 +324,14 @@ export class Watch {
 
   private sending(session: PoolSession, { params, sql }: Connector.Request): void {
     this.tally.statements++
+    if (isReadOnlySetting(sql)) session.isReaders = true
     if (isQuestion(sql)) return
     if (session.isOpen) this.operator?.sending(sql)
     this.note(`client ${session.client} to ${session.host.id}: ${sql} ${params.join(", ")}`)
     this.underWay.set(session, sql)
     const writer = this.clients[session.client]?.topology.unsafeCurrent().writer
-    if (session.isOpen && writer !== undefined && writer.host.id !== session.host.id) {
+    const isElsewhere = writer !== undefined && writer.host.id !== session.host.id
+    if (session.isOpen && isElsewhere && !session.isReaders) {
       this.violate(
         "no statement to an older host",
         `${sql} was sent to ${session.host.id} after ${writer.host.id} had been confirmed`
@@ -323,7 +352,7 @@ export class Watch {
     result: Connector.Row
   ): void {
     if (isRoleQuestion(sql)) {
-      if (error === undefined && firstOf(result) === true) {
+      if (error === undefined && firstOf(result) === true && !this.readsFromReaders) {
         this.seen("a new connection led to a reader")
       }
       return
@@ -460,6 +489,64 @@ export class Watch {
     }
   }
 
+  /** Readers are asked for their role, too, and are what they should be. */
+  private get readsFromReaders(): boolean {
+    return this.scenario.work.some((_) => _.reading !== undefined)
+  }
+
+  /** The writes that somebody was told are done, and when. */
+  private readonly acknowledged = new Map<number, number>()
+
+  readonly acknowledge = (ids: ReadonlyArray<number>): void => {
+    for (const id of ids) this.acknowledged.set(id, this.elapsed())
+  }
+
+  /** What was acknowledged until then must be among what a read saw. */
+  readonly checkBound = (label: string, seen: ReadonlySet<number>, until: number): void => {
+    for (const [id, at] of this.acknowledged) {
+      if (at > until || seen.has(id)) continue
+      this.violate(
+        "staleness is bounded",
+        `${label} did not see ${id}, which was acknowledged ${this.elapsed() - at} ms ago`
+      )
+    }
+    const isLagging = this.disturbances.some((_) => _.kind === "lag" && _.to === undefined)
+    if (isLagging) this.seen("a bound was kept while a reader lagged")
+  }
+
+  /** Whether a host that the mode allows was there all the time, and nothing had happened to it. */
+  hadHost(mode: "reader-or-writer" | "strict-reader", since: number): boolean {
+    const { hosts } = this.scenario
+    const names = Array.from({ length: hosts }, (_, i) => `db-${i + 1}`)
+    return names.some(
+      (name) =>
+        !this.disturbances.some(
+          (_) =>
+            _.kind !== "statement" &&
+            (_.host === undefined || _.host === name) &&
+            (_.to === undefined || _.to + this.settling >= since)
+        ) &&
+        (hosts === 1 || mode === "reader-or-writer" || this.operator?.hasLed(name, since) === false)
+    )
+  }
+
+  /** What a caller was told of a read on readers. */
+  readonly toldOfRead = (work: Work, label: string, mark: number, since: number, text: string) => {
+    const { reading } = work
+    if (reading === undefined) return
+    const { isUnanswered, times } = this.sendsOf(mark)
+    if (text === "success" && times > 1 && isUnanswered) this.seen("a read that was run again")
+    if (text.startsWith("FailoverSuccess") && times < MOST_SENDS && work.kind !== "reader stream") {
+      this.violate("reads have a host", `${label}: ${text}, and it was sent ${times} times`)
+    }
+    // A bound needs the writer, too.
+    const isPlain = reading.maxStaleness === undefined && work.kind !== "own writes"
+    const isInVain = text.startsWith("FailoverFailed") || text.startsWith("ConnectionRejected")
+    if (isPlain && isInVain && this.hadHost(reading.mode, since)) {
+      this.violate("reads have a host", `${label}: ${text}, and a host was there all the time`)
+    }
+  }
+
   /** In calm: the clients of one cluster share one line to it. */
   checkMonitors(): void {
     const { options, hosts } = this.scenario
@@ -472,8 +559,16 @@ export class Watch {
   /** Once all is over: a session that carried work was seen to be on a writer before. */
   readonly checkServerLog = (): void => {
     const wereWriters = new Set<string>()
+    const areReaders = new Set<string>()
     for (const { host, isInternal, outcome, role, session, sql } of this.serverLog) {
       const key = `${host}/${session}`
+      if (isReadOnlySetting(sql)) areReaders.add(key)
+      if (areReaders.has(key)) {
+        if (outcome === "Executed" && sql.startsWith("INSERT")) {
+          this.violate("nothing is written on a reader's connection", `${sql} on ${host}`)
+        }
+        continue
+      }
       if (role === "writer") wereWriters.add(key)
       else if (!isInternal && outcome !== "Dropped" && isWork(sql) && !wereWriters.has(key)) {
         this.violate(

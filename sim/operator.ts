@@ -10,6 +10,8 @@ import type { Fault, Target } from "./scenario.js"
 /** A time in which the clients may be disturbed, in virtual milliseconds. */
 export interface Disturbance {
   readonly kind: Fault["kind"]
+  /** The host that it is about; undefined: more than one. */
+  readonly host: string | undefined
   readonly from: number
   /** Undefined while it goes on. */
   to: number | undefined
@@ -21,6 +23,8 @@ export interface Operator {
   readonly heal: Effect.Effect<void>
   /** Who is the writer, as the manager has it. */
   readonly leader: () => string
+  /** Whether the host was the writer at some time since then, or was to become it. */
+  readonly hasLed: (name: string, since: number) => boolean
   readonly disturbances: ReadonlyArray<Disturbance>
   /** A statement is sent: a fault that waited for it has done its work. */
   readonly sending: (sql: string) => void
@@ -63,6 +67,8 @@ export const make = (
   let leader = nodes[0]?.name ?? ""
   /** When the leader takes writes. */
   let leadsFrom = 0
+  /** When a host was the leader last. */
+  const ledUntil = new Map<string, number>()
   /** The leader has stepped down, and nobody has taken over yet. */
   let isVacant = false
   let turn = 0
@@ -86,16 +92,20 @@ export const make = (
   const candidate = () =>
     nodes.find((_) => _.name !== leader && isWell(_) && cluster.isPromotable(_.name))
 
-  const disturb = (kind: Fault["kind"]): Disturbance => {
-    const disturbance: Disturbance = { kind, from: elapsed(), to: undefined }
+  const disturb = (kind: Fault["kind"], host?: string): Disturbance => {
+    const disturbance: Disturbance = { kind, host, from: elapsed(), to: undefined }
     disturbances.push(disturbance)
     options.happened(kind)
     return disturbance
   }
 
-  const lasting = (kind: Fault["kind"], work: Effect.Effect<unknown>): Effect.Effect<void> =>
+  const lasting = (
+    kind: Fault["kind"],
+    work: Effect.Effect<unknown>,
+    host?: string
+  ): Effect.Effect<void> =>
     Effect.suspend(() => {
-      const disturbance = disturb(kind)
+      const disturbance = disturb(kind, host)
       return Effect.zipRight(
         work,
         Effect.sync(() => {
@@ -143,6 +153,7 @@ export const make = (
     )
 
   const leads = (node: Node): void => {
+    ledUntil.set(leader, elapsed())
     leader = node.name
     leadsFrom = elapsed() + options.promotionTime + 1
   }
@@ -310,7 +321,8 @@ export const make = (
                 Effect.zipRight(upTo(fault.lasts)),
                 Effect.zipRight(Effect.forEach(refusing, (_) => cluster.accept(_.name))),
                 Effect.zipRight(note("nobody refuses"))
-              )
+              ),
+              target?.name
             )
       }
       case "usurped":
@@ -329,12 +341,15 @@ export const make = (
                 yield* back(node, fault.kind)
                 yield* upTo(fault.fencedAfter)
                 yield* fence(node)
-              })
+              }),
+              node.name
             )
       }
       default: {
         const node = find(fault.target)
-        return node === undefined ? Effect.void : lasting(fault.kind, onNode(node, fault))
+        return node === undefined
+          ? Effect.void
+          : lasting(fault.kind, onNode(node, fault), node.name)
       }
     }
   }
@@ -395,6 +410,7 @@ export const make = (
   return {
     make: run,
     leader: () => leader,
+    hasLed: (name, since) => name === leader || (ledUntil.get(name) ?? -1) >= since,
     disturbances,
     sending: (sql) => {
       const at = armed.findIndex((_) => _.pattern.test(sql))

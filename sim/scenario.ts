@@ -21,9 +21,21 @@ export interface ClientOptions {
   /** Whether promotions are waited for on the servers. */
   readonly push: "search" | "always" | "never"
   readonly resolution: "none" | "ledger" | "transaction-status"
+  /** How often a host that is read from is asked how it is. */
+  readonly heartbeat: number
 }
 
+/** What is asked of readers. */
+export const readerKinds = [
+  "reader statement",
+  "reader transaction",
+  "reader stream",
+  "reader write",
+  "own writes"
+] as const
+
 export const workKinds = [
+  ...readerKinds,
   "write",
   "read",
   "idempotent",
@@ -49,6 +61,13 @@ export interface Work {
   readonly writes: number
   /** How long its caller thinks before each further step. */
   readonly think: number
+  /** What is asked of readers, says of which. */
+  readonly reading?:
+    | {
+        readonly mode: "reader-or-writer" | "strict-reader"
+        readonly maxStaleness?: number | undefined
+      }
+    | undefined
   /** The caller goes away: by an interrupt, or by a timeout of its own. */
   readonly leaves?: { readonly by: "interrupt" | "timeout"; readonly after: number } | undefined
 }

@@ -22,7 +22,8 @@ const PLAIN: ClientOptions = {
   maxConnections: 10,
   minConnections: 0,
   push: "search",
-  resolution: "none"
+  resolution: "none",
+  heartbeat: 1000
 }
 
 /** All that is left when a run of `size` items from each place is taken out, the largest runs first. */
@@ -84,6 +85,7 @@ const simplerWork = (work: Work): ReadonlyArray<Work> => {
     ...(work.kind === "write" || work.kind === "transaction"
       ? []
       : [{ ...work, kind: "transaction" as const }]),
+    ...(work.reading === undefined ? [] : [{ ...work, reading: { mode: work.reading.mode } }]),
     { ...work, writes: 1 },
     { ...work, think: 0 },
     { ...work, think: half(work.think) },

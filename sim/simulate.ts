@@ -43,7 +43,8 @@ const program = (scenario: Scenario, watch: Watch, instruments: Instruments) =>
       flavor: scenario.flavor,
       replication: "synchronous",
       latency: { least: scenario.latency[0], most: scenario.latency[1] },
-      promotionTime: scenario.promotionTime
+      promotionTime: scenario.promotionTime,
+      answer: Workload.answer
     }).pipe(Effect.withRandom(Random.make(`${scenario.seed}/network`)))
     const operator = Operator.make(cluster, {
       flavor: scenario.flavor,
@@ -101,6 +102,16 @@ const program = (scenario: Scenario, watch: Watch, instruments: Instruments) =>
           "nothing leaks",
           `client ${index}: nobody works, and ${open - idle} connections are in use, ${waiting} waited for`
         )
+      }
+    }
+    for (const { index, readers } of clients) {
+      for (const { host, outstanding } of yield* readers.hosts) {
+        if (outstanding > 0) {
+          watch.violate(
+            "nothing leaks",
+            `client ${index}: nobody works, and ${outstanding} statements are outstanding on ${host.id}`
+          )
+        }
       }
     }
     const before = elapsed()

@@ -1,7 +1,8 @@
 /** The work of a scenario, done by callers who note what they are told. */
 import type { SqlClient } from "@effect/sql"
-import { Cause, Effect, Exit, Fiber, Schedule } from "effect"
-import { Failover } from "effect-failover"
+import { Cause, Effect, Exit, Fiber, Schedule, Stream } from "effect"
+import { Failover, Readers } from "effect-failover"
+import type { Options as ClusterOptions } from "effect-failover/testing/SimulatedCluster"
 import type { History } from "../chaos/history.js"
 import { signalOf } from "../test/matrix/signal.js"
 import type { Client, Watch } from "./invariants.js"
@@ -39,6 +40,13 @@ export const patience = (work: Work, options: ClientOptions): number => {
     case "read":
     case "last":
       return once
+    case "reader statement":
+    case "reader stream":
+    case "reader write":
+    case "own writes":
+      return 4 * once
+    case "reader transaction":
+      return 4 * once + steps + ROLLBACK_FOR
     case "idempotent":
       // Cut off again by each failover, it is moved again.
       return 3 * once
@@ -51,6 +59,22 @@ export const patience = (work: Work, options: ClientOptions): number => {
 
 const insert = (sql: SqlClient.SqlClient, id: number) =>
   sql.unsafe("INSERT INTO work (id) VALUES ($1)", [id])
+
+interface Seen {
+  readonly host: string
+  readonly role: "writer" | "reader"
+  readonly ids: ReadonlySet<number>
+}
+
+const isSeen = (u: unknown): u is Seen => typeof u === "object" && u !== null && "ids" in u
+
+/** What SELECTs of readers show: all that is there. */
+export const answer: NonNullable<ClusterOptions["answer"]> = ({ sql }, { host, role, writes }) => {
+  if (!sql.startsWith("SELECT seen")) return undefined
+  const ids = new Set<number>()
+  for (const { params } of writes()) if (typeof params[0] === "number") ids.add(params[0])
+  return [{ host, role, ids } satisfies Seen]
+}
 
 /** What a caller does, and which of its writes must be there as a whole, or not at all. */
 interface Deed {
@@ -72,7 +96,14 @@ const deedOf = (client: SqlClientOf, work: Work, id: () => number): Deed => {
   switch (work.kind) {
     case "write":
     case "reserved":
+    case "own writes":
       return { ids: [first], never: [], run: insert(sql, first) }
+    case "reader write":
+      return { ids: [], never: [first], run: Failover.onReader(insert(sql, first), work.reading) }
+    case "reader statement":
+    case "reader transaction":
+    case "reader stream":
+      return { ids: [], marks: [first], never: [], run: readOf(client, work, first, think) }
     case "last":
       return {
         ids: [first],
@@ -141,11 +172,46 @@ const deedOf = (client: SqlClientOf, work: Work, id: () => number): Deed => {
   }
 }
 
+/** Answers with what was seen. A transaction reads several times. */
+const readOf = (
+  { sql }: SqlClientOf,
+  work: Work,
+  mark: number,
+  think: Effect.Effect<void>
+): Effect.Effect<ReadonlyArray<Seen>, unknown> => {
+  const look = sql.unsafe<object>("SELECT seen FROM work WHERE mark = $1", [mark])
+  const once = Effect.map(look, (rows) => rows.filter(isSeen))
+  const read = () => {
+    switch (work.kind) {
+      case "reader transaction":
+        return sql.withTransaction(
+          Effect.map(
+            Effect.forEach(Array.from({ length: work.writes + 1 }), () =>
+              Effect.zipLeft(once, think)
+            ),
+            (_) => _.flat()
+          )
+        )
+      case "reader stream":
+        return Effect.map(Stream.runCollect(look.stream), (_) => [..._].filter(isSeen))
+      default:
+        return once
+    }
+  }
+  return Failover.onReader(Effect.suspend(read), work.reading)
+}
+
 /** One that was interrupted, or that stopped waiting, knows nothing. */
 const told = (exit: Exit.Exit<unknown, unknown>) =>
   Exit.isFailure(exit) && Cause.isInterruptedOnly(exit.cause)
     ? ({ text: "interrupted", claim: "Unknown" } as const)
     : signalOf(exit)
+
+/** What a piece of work is told when all is well, if not that it is done. */
+const EXPECTED: Partial<Record<Work["kind"], string>> = {
+  failing: "the caller's own failure",
+  "reader write": "WriteOnReader NotExecuted"
+}
 
 /** Done by callers of their own; each piece of work ends with what was told. */
 export const make = (options: {
@@ -160,7 +226,16 @@ export const make = (options: {
   const checkLeave = (work: Work, label: string, since: number): Effect.Effect<void> =>
     Effect.sync(() => {
       const took = watch.elapsed() - since
-      const isInTransaction = !["write", "read", "idempotent", "reserved"].includes(work.kind)
+      const isInTransaction = ![
+        "write",
+        "read",
+        "idempotent",
+        "reserved",
+        "reader statement",
+        "reader stream",
+        "reader write",
+        "own writes"
+      ].includes(work.kind)
       if (took > (isInTransaction ? ROLLBACK_FOR : 0)) {
         watch.violate("deadlines", `${label} was left, and its caller free only ${took} ms later`)
       }
@@ -217,6 +292,10 @@ export const make = (options: {
             const signal = told(exit)
             const end = watch.elapsed()
             watch.told(work, label, deed.marks ?? deed.ids, signal)
+            if (signal.claim === "Done") watch.acknowledge(deed.ids)
+            const [mark] = deed.marks ?? []
+            if (mark !== undefined) watch.toldOfRead(work, label, mark, start, signal.text)
+            if (Exit.isSuccess(exit)) saw(work, label, start, exit.value)
             const limit = patience(work, clientOptions)
             if (end - start > limit) {
               watch.violate(
@@ -230,7 +309,7 @@ export const make = (options: {
             // Long after everything is well again, nothing may be left of it.
             else if (work.kind !== "last") return
             const isExpected =
-              signal.text === (work.kind === "failing" ? "the caller's own failure" : "success") ||
+              signal.text === (EXPECTED[work.kind] ?? "success") ||
               signal.text.startsWith("PoolTimeout")
             if (!isExpected) {
               watch.violate("liveness", `${label} was told ${signal.text} while all was well`)
@@ -240,6 +319,61 @@ export const make = (options: {
       })
     })
 
+  /** What a read on readers saw is held against what it must have seen. */
+  const saw = (work: Work, label: string, start: number, value: unknown): void => {
+    if (work.reading === undefined || !Array.isArray(value)) return
+    const seen = value.filter(isSeen)
+    for (const { role } of seen) {
+      watch.seen(
+        role === "reader" ? "a read on a reader" : "a read on the writer for want of a reader"
+      )
+    }
+    if (new Set(seen.map((_) => _.host)).size > 1) {
+      watch.violate("a transaction has one host", `${label}: ${seen.map((_) => _.host).join()}`)
+    }
+    const { maxStaleness } = work.reading
+    const [first] = seen
+    if (maxStaleness !== undefined && first !== undefined) {
+      watch.checkBound(label, first.ids, start - maxStaleness)
+    }
+  }
+
+  /** Writes, and looks whether it is there: whoever was told that it is must see it. */
+  const ownWrites = (client: SqlClientOf, work: Work, label: string, id: () => number) =>
+    Effect.gen(function* () {
+      const ids = Array.from({ length: work.writes }, id)
+      let written: ReadonlyArray<number> = []
+      for (const [i, one] of ids.entries()) {
+        const run = Effect.tap(insert(client.sql, one), () =>
+          Effect.sync(() => (written = [...written, one]))
+        )
+        const write = { ...work, reading: undefined, leaves: undefined }
+        yield* record(write, { ids: [one], never: [], run }, `${label}.${i}`)
+        if (work.think > 0) yield* Effect.sleep(work.think)
+        const must = written
+        const mark = id()
+        const look = Effect.tap(readOf(client, work, mark, Effect.void), ([seen]) =>
+          Effect.sync(() => {
+            if (seen === undefined) return
+            for (const id of must) {
+              if (seen.ids.has(id)) continue
+              watch.violate(
+                "own writes are seen",
+                `${label} has written ${id}, and ${seen.host} did not show it`
+              )
+            }
+            if (must.length > 0 && seen.role === "reader")
+              watch.seen("own writes were seen on a reader")
+          })
+        )
+        yield* record(
+          { ...work, leaves: undefined },
+          { ids: [], marks: [mark], never: [], run: look },
+          `${label}.${i} read`
+        )
+      }
+    }).pipe(Readers.readYourWrites)
+
   let number = 0
 
   return (work: Work): Effect.Effect<void> =>
@@ -248,6 +382,10 @@ export const make = (options: {
       if (client === undefined) return Effect.void
       const label = `${work.kind} ${++number} of client ${client.index}`
       const id = () => history.id()
+      if (work.kind === "own writes") {
+        const run = ownWrites(client, work, label, id)
+        return record(work, { ids: [], never: [], run }, label)
+      }
       if (work.kind !== "reserved") return record(work, deedOf(client, work, id), label)
       const { sql } = client
       const reserve = Effect.scoped(

@@ -49,18 +49,23 @@ export interface Fleet {
   readonly members: () => ReadonlyArray<Member>
   /** The member to read from now. */
   readonly choose: (reading: Reading, except?: Member) => Member | undefined
+  /** Whether the member may still be read from, after a connection to it was waited for. */
+  readonly isFit: (member: Member, reading: Reading) => boolean
   /** The client is closed: nothing will change any more. */
   readonly isClosed: () => boolean
   /** Until something has changed, but no longer than this. */
   readonly change: (atMost: Duration.Duration) => Effect.Effect<void>
-  /** Why nobody lets us in, if that is so. */
-  readonly rejection: () => Rejection | undefined
+  /** Why nobody lets us in, if that has been so since then. Whoever rejected us longer ago is asked again. */
+  readonly rejection: (since: number) => Rejection | undefined
   readonly tried: () => ReadonlyArray<Tried>
 }
 
 /** After a failure a host is asked again after this long, and then ever more seldom. */
 const PAUSE_MILLIS = 50
 const LONGEST_PAUSE_MILLIS = 1000
+
+/** A rejection is believed for so long; then whoever reads lets it be tried again. */
+const REJECTED_MILLIS = 250
 
 /** A staleness that must be kept is looked at this often within its time. */
 const LOOKS = 4
@@ -74,11 +79,11 @@ const IDLE_HEARTBEAT_MILLIS = 10_000
 const DRAIN_MILLIS = 5000
 const DRAIN_LOOK_MILLIS = 50
 
-const silent = (host: Host.Host, timeout: Duration.Duration): SessionError =>
-  new SessionError({
-    cause: new Error(`${host.id} gave no sign of life within ${Duration.toMillis(timeout)} ms`),
-    fate: "Unanswered"
-  })
+class Silence extends Error {
+  constructor(host: Host.Host, timeout: Duration.Duration) {
+    super(`${host.id} gave no sign of life within ${Duration.toMillis(timeout)} ms`)
+  }
+}
 
 /** @internal */
 export const make = (options: {
@@ -101,12 +106,16 @@ export const make = (options: {
     const fork = yield* FiberSet.makeRuntime<never>()
     const attendants = yield* FiberMap.make<string, never, never>()
     const members = new Map<string, Member>()
+    /** They have left the cluster, and may finish their work. */
+    const leaving = new Map<string, Member>()
     const samples = new Samples()
     let all: ReadonlyArray<Member> = []
     let isStarted = false
     let isClosed = false
     let lastRead = clock.unsafeCurrentTimeMillis()
+    /** The tightest bound of late, and when it was asked for last. */
     let tightest = Infinity
+    let tightestAt = -Infinity
     let next = Deferred.unsafeMake<void>(FiberId.none)
 
     const changed = (): void => {
@@ -123,11 +132,13 @@ export const make = (options: {
     )
 
     const heartbeat = (): Duration.Duration => {
+      const now = clock.unsafeCurrentTimeMillis()
+      if (now - tightestAt > IDLE_MILLIS) tightest = Infinity
       const wanted = Math.max(
         SHORTEST_HEARTBEAT_MILLIS,
         Math.min(Duration.toMillis(settings.heartbeat), tightest / LOOKS)
       )
-      const isIdle = clock.unsafeCurrentTimeMillis() - lastRead > IDLE_MILLIS
+      const isIdle = now - lastRead > IDLE_MILLIS
       return Duration.millis(isIdle ? Math.max(wanted, IDLE_HEARTBEAT_MILLIS) : wanted)
     }
 
@@ -151,8 +162,9 @@ export const make = (options: {
       }
       if (member.role === "writer") {
         if (!isWriter(member)) return Effect.void
+        const { epoch } = topology.unsafeCurrent()
         return Effect.map(freshness.position(ask), (position) =>
-          samples.add({ at, position }, topology.unsafeCurrent().epoch)
+          samples.add({ at, position }, epoch)
         )
       }
       const pending = samples.since(member.freshAsOf)
@@ -189,13 +201,17 @@ export const make = (options: {
           (error) => error.fate === "Answered" && line.isOpen(),
           () => Effect.void
         )
-        // A promotion, heard here first.
-        if (before === "reader" && takesWrites) yield* topology.refresh
+        // A promotion or a demotion, heard here first.
+        if (before !== "unknown" && before !== member.role) yield* topology.refresh
         changed()
       }).pipe(
         Effect.timeoutFail({
           duration: heartbeatTimeout,
-          onTimeout: () => silent(member.host, heartbeatTimeout)
+          onTimeout: () =>
+            new SessionError({
+              cause: new Silence(member.host, heartbeatTimeout),
+              fate: "Unanswered"
+            })
         })
       )
 
@@ -233,11 +249,15 @@ export const make = (options: {
           if (held.isOpen()) yield* untilWoken(member, heartbeat())
           held = yield* Effect.catchIf(
             askOn(held),
-            () => !held.isOpen(),
+            // A question that was given up has closed its line, too: that host need not be tried again.
+            ({ cause }) => !held.isOpen() && !(cause instanceof Silence),
             () => Effect.flatMap(connected, askOn)
           )
         }
       })
+
+    const isReadLately = (): boolean =>
+      clock.unsafeCurrentTimeMillis() - lastRead <= LONGEST_PAUSE_MILLIS
 
     const attend = (member: Member): Effect.Effect<never> => {
       let failures = 0
@@ -250,16 +270,23 @@ export const make = (options: {
             member.pool = undefined
             member.failed(
               Classifier.describe(error.cause),
-              Classifier.rejection(classifier, member.host, error.cause)
+              Classifier.rejection(classifier, member.host, error.cause),
+              clock.unsafeCurrentTimeMillis()
             )
             changed()
           })
         ),
+        // Reads that only the writer can serve wait for the next one.
+        Effect.tapError(() => (isWriter(member) ? topology.refresh : Effect.void)),
         Effect.scoped,
         Effect.catchAll(() =>
           Effect.suspend(() => {
             const pause = Math.min(PAUSE_MILLIS * 2 ** failures, LONGEST_PAUSE_MILLIS)
-            return untilWoken(member, Duration.millis(pause))
+            // An interruption that arrives while a finalizer runs may be lost with its end (Effect 3.22).
+            if (isClosed || member.isGone) return Effect.interrupt
+            // An account that is wrong may be locked for trying: nobody logs in for nobody.
+            const isFutile = member.rejection !== undefined && !isReadLately()
+            return untilWoken(member, isFutile ? Duration.infinity : Duration.millis(pause))
           })
         ),
         Effect.forever,
@@ -274,17 +301,25 @@ export const make = (options: {
       })
     }
 
+    const dismiss = (member: Member, address: string): Effect.Effect<void> => {
+      member.isGone = true
+      return FiberMap.remove(attendants, address)
+    }
+
     const follow = (hosts: ReadonlyArray<Host.Host>): Effect.Effect<void> =>
       Effect.gen(function* () {
         const addresses = new Set(hosts.map(Host.address))
         for (const [address, member] of members) {
           if (addresses.has(address)) continue
           members.delete(address)
+          leaving.set(address, member)
           yield* Effect.forkIn(
             Effect.zipRight(
               drained(member),
               Effect.suspend(() =>
-                members.has(address) ? Effect.void : FiberMap.remove(attendants, address)
+                leaving.get(address) === member && leaving.delete(address)
+                  ? dismiss(member, address)
+                  : Effect.void
               )
             ),
             scope
@@ -293,9 +328,11 @@ export const make = (options: {
         for (const host of hosts) {
           const address = Host.address(host)
           if (members.has(address)) continue
-          const member = new Member(host)
+          const back = leaving.get(address)
+          leaving.delete(address)
+          const member = back ?? new Member(host)
           members.set(address, member)
-          yield* FiberMap.run(attendants, address, attend(member))
+          if (back === undefined) yield* FiberMap.run(attendants, address, attend(member))
         }
         all = [...members.values()]
         changed()
@@ -320,29 +357,42 @@ export const make = (options: {
     /** The bound that is kept; a tighter one than all before must be looked at more often at once. */
     const oldestOf = ({ maxStaleness }: Reading, now: number): number => {
       if (maxStaleness === undefined) return -Infinity
-      if (maxStaleness < tightest) {
-        tightest = maxStaleness
-        for (const member of all) member.wake()
+      if (maxStaleness <= tightest) {
+        tightestAt = now
+        if (maxStaleness < tightest) {
+          tightest = maxStaleness
+          for (const member of all) member.wake()
+        }
       }
       return now - maxStaleness
     }
 
+    /** The first read after a while. */
+    const afterPause = (now: number): void => {
+      const isIdle = now - lastRead > IDLE_MILLIS
+      for (const member of all) if (isIdle || member.rejection !== undefined) member.wake()
+    }
+
+    /** It may turn out to be a reader that can be read from. */
+    const isUnderway = (member: Member): boolean =>
+      member.pool === undefined && member.availability !== "unavailable" && member.role !== "writer"
+
     const choose: Fleet["choose"] = (reading, except) => {
       if (isClosed) return undefined
       const now = clock.unsafeCurrentTimeMillis()
-      if (now - lastRead > IDLE_MILLIS) for (const member of all) member.wake()
+      if (now - lastRead > LONGEST_PAUSE_MILLIS) afterPause(now)
       lastRead = now
       const oldest = oldestOf(reading, now)
       const readers: Array<Member> = []
       let isUndecided = false
       let writer: Member | undefined
       for (const member of all) {
-        if (member.role === "unknown" && member.availability === "unknown") isUndecided = true
+        if (isUnderway(member)) isUndecided = true
         if (member === except || member.availability !== "available") continue
         if (member.pool === undefined || member.pool === reading.except) continue
         if (member.role === "writer") {
           if (isWriter(member)) writer = member
-        } else if (oldest === -Infinity || member.freshAsOf >= oldest) {
+        } else if (member.freshAsOf >= oldest) {
           readers.push(member)
         }
       }
@@ -367,9 +417,28 @@ export const make = (options: {
       choose,
       change: (atMost) =>
         Effect.suspend(() => Effect.asVoid(Effect.timeoutOption(Deferred.await(next), atMost))),
-      rejection: () => {
-        const rejected = all.find((_) => _.rejection !== undefined)?.rejection
-        return all.every((_) => _.availability === "unavailable") ? rejected : undefined
+      isFit: (member, reading) => {
+        if (member.role === "writer") {
+          const mayBe = reading.onWriter === true || reading.mode === "reader-or-writer"
+          return (mayBe || all.length === 1) && isWriter(member)
+        }
+        const oldest = oldestOf(reading, clock.unsafeCurrentTimeMillis())
+        return reading.onWriter !== true && member.freshAsOf >= oldest
+      },
+      rejection: (since) => {
+        const now = clock.unsafeCurrentTimeMillis()
+        let found: Rejection | undefined
+        let isNobodyLeft = true
+        for (const member of all) {
+          const { availability, failedAt, rejection } = member
+          if (availability !== "unavailable" || failedAt < since - REJECTED_MILLIS) {
+            isNobodyLeft = false
+          }
+          if (rejection === undefined) continue
+          found ??= rejection
+          if (now - failedAt >= REJECTED_MILLIS) member.wake()
+        }
+        return isNobodyLeft ? found : undefined
       },
       tried: () =>
         all.flatMap(({ host, lastError }) =>

@@ -6,7 +6,7 @@
  * @internal
  */
 import { Duration, Effect } from "effect"
-import type { HostPool } from "../../HostPool.js"
+import type { Reading } from "../reading.js"
 import type { Fleet } from "./fleet.js"
 import type { Reads } from "./reads.js"
 
@@ -61,24 +61,37 @@ export const make = (
         )
       })
 
-    return (execute) => (reading, request, annotate) =>
+    return (execute) => (reading, request, annotate, chosen) =>
       Effect.suspend(() => {
         saved = Math.min(MOST, saved + EARNED)
         const { percentile } = latencies
-        let first: HostPool | undefined
+        fleet.start()
+        const member = chosen ?? fleet.choose(reading)
+        // Known from the beginning: to wait for a connection is a reason to ask elsewhere, too.
+        let first = member?.pool
         const primary = measured(
-          execute(reading, request, (pool) => {
-            first ??= pool
-            annotate?.(pool)
-          })
+          execute(
+            reading,
+            request,
+            (pool) => {
+              first = pool
+              annotate?.(pool)
+            },
+            member
+          )
         )
         if (percentile === undefined) return primary
         const second = Effect.suspend(() => {
           if (first === undefined) return Effect.never
-          const elsewhere = { ...reading, except: first }
           // The writer is no second reader.
-          return fleet.choose(elsewhere)?.role === "reader" && pays()
-            ? measured(execute(elsewhere, request, annotate))
+          const elsewhere: Reading = { ...reading, mode: "strict-reader", except: first }
+          const other = fleet.choose(elsewhere)
+          return other?.role === "reader" && pays()
+            ? // A second reader that fails decides nothing: the first one has been asked, and may answer.
+              Effect.catchAll(
+                measured(execute(elsewhere, request, annotate, other)),
+                () => Effect.never
+              )
             : Effect.never
         })
         return Effect.raceFirst(primary, Effect.delay(second, Duration.millis(percentile)))

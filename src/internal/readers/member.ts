@@ -16,8 +16,9 @@
  * | no answer on the line in time (frozen, partitioned) | unavailable at once; whatever hangs on the pool is cut off, and run elsewhere |
  * | the line breaks | opened again at once; if that fails: unavailable, pool cut |
  * | a connection to the pool cannot be opened, or breaks | the line is asked at once; nobody else is sent there meanwhile |
+ * | we are rejected for good | unavailable; tried again each second while somebody reads, and not at all otherwise |
  * | it says that it is the writer | not a reader any more; its connections stay, they cannot write |
- * | it leaves the topology | nobody new is sent there; closed when its work is done, or after 5 s |
+ * | it leaves the topology | nobody new is sent there; closed when its work is done, or after 5 s. Back until then, it is as if it had not left |
  *
  * @internal
  */
@@ -42,6 +43,10 @@ export class Member implements Candidate {
   pool: HostPool | undefined
   rejection: Rejection | undefined
   lastError: string | undefined
+  /** Clock milliseconds of the last failure. */
+  failedAt = -Infinity
+  /** It has left the cluster, and nobody attends to it any more. */
+  isGone = false
   private waker: (() => void) | undefined
 
   constructor(readonly host: Host) {}
@@ -80,8 +85,9 @@ export class Member implements Candidate {
         : this.latencyMillis + WEIGHT_OF_LAST * (roundTrip - this.latencyMillis)
   }
 
-  failed(description: string, rejection: Rejection | undefined): void {
+  failed(description: string, rejection: Rejection | undefined, at: number): void {
     this.availability = "unavailable"
+    this.failedAt = at
     this.rejection = rejection
     this.lastError = description
     this.latencyMillis = undefined

@@ -6,18 +6,24 @@
  * |---|---|
  * | no host may be read from | waited for, within `failoverTimeout` |
  * | no connection, or nothing of the statement had left | sent to another host |
- * | the connection, after the statement was sent | sent to another host; behind a pooler, where sessions cannot be made read-only: `FailoverSuccess` |
+ * | no connection within `acquireTimeout` | `PoolTimeout` |
+ * | the connection, after the statement was sent | sent to another host, twice at most, for a statement may be what kills its server: then `FailoverSuccess` |
+ * | ... behind a pooler, where sessions cannot be made read-only | `FailoverSuccess` |
+ * | ... of a stream that has begun | `FailoverSuccess`: what was handed out cannot be taken back |
  * | ... inside a transaction, or on a reserved connection | `TransactionResolutionUnknown`, rolled back; `FailoverSuccess` |
+ * | BEGIN was not answered | begun on another host |
  * | COMMIT was not answered | success: there was nothing to commit |
  * | the server refuses to write | `WriteOnReader` |
+ * | the host has not what was asked for (`after`) in time | the writer is read from, if there is one and the mode allows it; else another host is tried |
  * | no answer within `queryTimeout` | `StatementTimeout`, nothing of it remains; the host is looked at |
  * | the server answers with any other error | that error |
  *
  * @internal
  */
-import type { SqlConnection, SqlError } from "@effect/sql"
+import type { SqlConnection } from "@effect/sql"
+import { SqlError } from "@effect/sql"
 import type { Scope } from "effect"
-import { Cause, Clock, Duration, Effect, Either, Random, Stream } from "effect"
+import { Cause, Clock, Duration, Effect, Either, Metric, Random, Stream } from "effect"
 import * as CommitResolution from "../../CommitResolution.js"
 import type { Request, Row, Session, SessionError } from "../../Connector.js"
 import type { ErrorClassifier } from "../../ErrorClassifier.js"
@@ -28,8 +34,8 @@ import type { HostPool } from "../../HostPool.js"
 import type { Topology } from "../../Topology.js"
 import type { Rejection } from "../../TopologyState.js"
 import * as Connection from "../connection.js"
-import type { Restore, Trouble } from "../leases.js"
-import { noTrouble } from "../leases.js"
+import type { Restore } from "../leases.js"
+import * as Leases from "../leases.js"
 import type { Reading } from "../reading.js"
 import type { Services } from "../sessionTransaction.js"
 import { SessionTransaction } from "../sessionTransaction.js"
@@ -42,10 +48,12 @@ import type { Member } from "./member.js"
 
 /** @internal */
 export interface Reads {
+  /** On the member that was chosen, if one was. */
   readonly execute: (
     reading: Reading,
     request: Request,
-    annotate?: (pool: HostPool) => void
+    annotate?: (pool: HostPool) => void,
+    chosen?: Member
   ) => Effect.Effect<Row, SqlError.SqlError>
   /** Asks a second reader if the first one takes longer than nearly all statements do. */
   readonly hedged: Reads["execute"]
@@ -67,6 +75,21 @@ export interface Reads {
 interface ReadLease extends Lease {
   readonly member: Member
 }
+
+interface Trouble extends Leases.Trouble {
+  /** How often the work was sent and not answered. */
+  unanswered: number
+}
+
+const noTrouble = (): Trouble => ({ ...Leases.noTrouble(), unanswered: 0 })
+
+/** A statement that crashes its server must not go round all of them. */
+const MOST_SENDS = 3
+
+const moved = Metric.counter("db.failover.reads.moved", {
+  description: "reads that were cut off, and run again on another host",
+  incremental: true
+})
 
 /** While no host may be read from, it is looked again at least this often. */
 const LOOK = Duration.millis(250)
@@ -124,13 +147,15 @@ export const make = (options: {
       fleet.start()
       const chosen = fleet.choose(reading, except) ?? fleet.choose(reading)
       if (chosen !== undefined) return Effect.succeed(chosen)
-      const rejection = fleet.rejection()
-      if (rejection !== undefined) return Effect.fail(sqlError(rejection))
-      return Effect.flatMap(Clock.currentTimeMillis, (now) =>
-        isOver(trouble, now)
-          ? Effect.fail(inVain(trouble, reading, undefined, now, undefined))
-          : Effect.zipRight(fleet.change(LOOK), member(reading, trouble, except))
-      )
+      return Effect.flatMap(Clock.currentTimeMillis, (now) => {
+        if (isOver(trouble, now)) {
+          return Effect.fail(inVain(trouble, reading, undefined, now, undefined))
+        }
+        const rejection = fleet.rejection(trouble.since ?? now)
+        return rejection === undefined
+          ? Effect.zipRight(fleet.change(LOOK), member(reading, trouble, except))
+          : Effect.fail(sqlError(rejection))
+      })
     })
 
   /** Before work is tried again: at once the first time, then a little later each time. */
@@ -153,17 +178,22 @@ export const make = (options: {
   /** A connection to this host; none if it has not what is asked for, and does not get there in time. */
   const leaseOf = (
     member: Member,
-    { after, within }: Reading,
+    reading: Reading,
     restore: Restore
   ): Effect.Effect<ReadLease | undefined, SessionError | PoolTimeout> =>
     Effect.suspend(() => {
       const { pool } = member
+      const { after, within } = reading
       if (pool === undefined) return Effect.succeed(undefined)
       member.outstanding++
       return restore(pool.take).pipe(
         Effect.onError(() => Effect.sync(() => member.outstanding--)),
         Effect.flatMap((session) => {
           const lease: ReadLease = { member, pool, session }
+          if (!fleet.isFit(member, reading)) {
+            give(lease)
+            return Effect.succeed(undefined)
+          }
           if (after.length === 0) return Effect.succeed(lease)
           return restore(options.isReached(session, after, within)).pipe(
             Effect.onError(() => Effect.sync(() => give(lease))),
@@ -177,41 +207,52 @@ export const make = (options: {
       )
     })
 
+  /** It has all, by nature. */
+  const onWriter = (reading: Reading): Reading => ({ ...reading, after: [], onWriter: true })
+
   /** To be called where it cannot be interrupted: the caller owes a `give`. */
   const acquire = (
     reading: Reading,
     restore: Restore,
-    trouble: Trouble
+    trouble: Trouble,
+    first?: Member
   ): Effect.Effect<ReadLease, SqlError.SqlError> =>
     Effect.gen(function* () {
-      let wanted = reading
+      let next = first
+      let isWritersTurn = false
       let except: Member | undefined
       for (;;) {
-        const chosen: Member = yield* restore(member(wanted, trouble, except))
-        const lease = yield* Effect.either(leaseOf(chosen, wanted, restore))
+        const chosen: Member = next ?? (yield* restore(member(reading, trouble, except)))
+        next = undefined
+        const lease = yield* Effect.either(
+          leaseOf(chosen, isWritersTurn ? onWriter(reading) : reading, restore)
+        )
         if (Either.isRight(lease)) {
           if (lease.right !== undefined) return lease.right
-          if (wanted.after.length > 0 && wanted.mode === "reader-or-writer") {
-            // It has all, by nature.
-            wanted = { ...wanted, after: [], onWriter: true }
-            continue
+          if (reading.after.length > 0 && reading.mode === "reader-or-writer" && !isWritersTurn) {
+            next = fleet.choose(onWriter(reading))
           }
-          yield* restore(again(trouble, wanted, chosen.host, undefined))
+          isWritersTurn = next !== undefined
+          if (next === undefined) yield* restore(again(trouble, reading, chosen.host, undefined))
         } else if (lease.left._tag === "PoolTimeout") {
           return yield* Effect.fail(sqlError(lease.left))
         } else {
           const { cause, fate } = lease.left
           if (fate === "Answered") return yield* Effect.fail(answered(cause))
           chosen.suspect()
-          yield* restore(again(trouble, wanted, chosen.host, cause))
+          isWritersTurn = false
+          yield* restore(again(trouble, reading, chosen.host, cause))
         }
         except = chosen
       }
     })
 
-  const scoped = (reading: Reading): Effect.Effect<ReadLease, SqlError.SqlError, Scope.Scope> =>
+  const scoped = (
+    reading: Reading,
+    trouble = noTrouble()
+  ): Effect.Effect<ReadLease, SqlError.SqlError, Scope.Scope> =>
     Effect.uninterruptibleMask((restore) =>
-      Effect.tap(acquire(reading, restore, noTrouble()), (lease) =>
+      Effect.tap(acquire(reading, restore, trouble), (lease) =>
         Effect.addFinalizer(() => Effect.sync(() => give(lease)))
       )
     )
@@ -259,10 +300,20 @@ export const make = (options: {
     if (fate === "Unanswered" && verdict === "Timeout") {
       return tell.timedOut(lease, cause, options.cannotWrite() ? "RolledBack" : "Unknown")
     }
-    if (fate !== "NotSent" && !options.cannotWrite())
+    if (fate !== "NotSent" && (!options.cannotWrite() || ++trouble.unanswered >= MOST_SENDS)) {
       return tell.failoverSuccess(lease, true, cause)
+    }
+    return elsewhere(lease, reading, trouble, cause)
+  }
+
+  const elsewhere = (
+    lease: ReadLease,
+    reading: Reading,
+    trouble: Trouble,
+    cause: unknown
+  ): Effect.Effect<void, SqlError.SqlError> => {
     lease.member.suspect()
-    return again(trouble, reading, lease.pool.host, cause)
+    return Effect.zipRight(Metric.increment(moved), again(trouble, reading, lease.pool.host, cause))
   }
 
   const persist = (
@@ -270,39 +321,47 @@ export const make = (options: {
     request: Request,
     annotate: ((pool: HostPool) => void) | undefined,
     trouble: Trouble,
-    failed?: { readonly lease: ReadLease; readonly error: SessionError }
+    {
+      chosen,
+      failed
+    }: {
+      readonly chosen?: Member | undefined
+      readonly failed?: { readonly lease: ReadLease; readonly error: SessionError }
+    }
   ): Effect.Effect<Row, SqlError.SqlError> =>
     Effect.uninterruptibleMask((restore) => {
       const ready =
         failed === undefined
           ? Effect.void
           : restore(afterFailure(failed.lease, failed.error, reading, trouble))
-      return Effect.flatMap(Effect.zipRight(ready, acquire(reading, restore, trouble)), (lease) =>
-        Effect.suspend(() => {
-          annotate?.(lease.pool)
-          return restore(lease.session.execute(request))
-        }).pipe(
-          Effect.ensuring(Effect.sync(() => give(lease))),
-          Effect.catchAll((error) =>
-            restore(persist(reading, request, annotate, trouble, { lease, error }))
+      return Effect.flatMap(
+        Effect.zipRight(ready, acquire(reading, restore, trouble, chosen)),
+        (lease) =>
+          Effect.suspend(() => {
+            annotate?.(lease.pool)
+            return restore(lease.session.execute(request))
+          }).pipe(
+            Effect.ensuring(Effect.sync(() => give(lease))),
+            Effect.catchAll((error) =>
+              restore(persist(reading, request, annotate, trouble, { failed: { lease, error } }))
+            )
           )
-        )
       )
     })
 
   /** One asynchronous step while all is well, as for the writer. */
-  const execute: Reads["execute"] = (reading, request, annotate) =>
+  const execute: Reads["execute"] = (reading, request, annotate, chosen) =>
     Effect.async((resume) => {
       fleet.start()
-      const member = reading.after.length === 0 ? fleet.choose(reading) : undefined
-      const pool = member?.pool
+      const member = chosen ?? fleet.choose(reading)
+      const pool = reading.after.length === 0 ? member?.pool : undefined
       const session = pool?.unsafeTake()
       if (member === undefined || pool === undefined || session === undefined) {
-        return resume(persist(reading, request, annotate, noTrouble()))
+        return resume(persist(reading, request, annotate, noTrouble(), { chosen: member }))
       }
       if (session.submit === undefined) {
         pool.give(session)
-        return resume(persist(reading, request, annotate, noTrouble()))
+        return resume(persist(reading, request, annotate, noTrouble(), { chosen: member }))
       }
       const lease: ReadLease = { member, pool, session }
       member.outstanding++
@@ -314,7 +373,7 @@ export const make = (options: {
         resume(
           error === undefined
             ? Effect.succeed(result)
-            : persist(reading, request, annotate, noTrouble(), { lease, error })
+            : persist(reading, request, annotate, noTrouble(), { failed: { lease, error } })
         )
       })
       return Effect.sync(() => {
@@ -324,26 +383,69 @@ export const make = (options: {
       })
     })
 
-  const stream = (reading: Reading, request: Request): Stream.Stream<Row, SqlError.SqlError> =>
-    Stream.unwrapScoped(
-      Effect.map(scoped(reading), (lease) => {
-        let isBegun = false
-        return lease.session.stream(request).pipe(
-          Stream.tap(() => Effect.sync(() => (isBegun = true))),
-          // Rows that were handed out cannot be taken back.
-          Stream.catchAll((error) =>
-            isBegun && error.fate !== "Answered"
-              ? Stream.fromEffect(tellOf(reading).held(lease, error))
-              : Stream.unwrap(
-                  Effect.as(
-                    afterFailure(lease, error, reading, noTrouble()),
-                    stream(reading, request)
-                  )
-                )
+  const stream = (
+    reading: Reading,
+    request: Request,
+    trouble = noTrouble()
+  ): Stream.Stream<Row, SqlError.SqlError> =>
+    Stream.suspend(() => {
+      let isBegun = false
+      const rows = Stream.unwrapScoped(
+        Effect.map(scoped(reading, trouble), (lease) =>
+          lease.session.stream(request).pipe(
+            Stream.mapChunks((chunk) => {
+              isBegun = true
+              return chunk
+            }),
+            Stream.mapError((error) => ({ lease, error }))
           )
         )
+      )
+      // Outside of the scope: the connection is given back before the next one is taken.
+      return Stream.catchAll(rows, (failed) => {
+        if (failed instanceof SqlError.SqlError) return Stream.fail(failed)
+        const { error, lease } = failed
+        return isBegun
+          ? Stream.fromEffect(begunStreamFailed(lease, error, reading))
+          : Stream.unwrap(
+              Effect.as(
+                afterFailure(lease, error, reading, trouble),
+                stream(reading, request, trouble)
+              )
+            )
       })
-    )
+    })
+
+  const begunStreamFailed = (
+    lease: ReadLease,
+    error: SessionError,
+    reading: Reading
+  ): Effect.Effect<never, SqlError.SqlError> => {
+    const tell = tellOf(reading)
+    if (error.fate !== "Answered") return tell.held(lease, error)
+    return tell.verdict(error) === "ConnectionLost"
+      ? tell.failoverSuccess(lease, true, error.cause)
+      : tell.refused(lease, error)
+  }
+
+  const beginFailed = (
+    lease: ReadLease,
+    error: SessionError,
+    reading: Reading,
+    trouble: Trouble
+  ): Effect.Effect<void, SqlError.SqlError> => {
+    const tell = tellOf(reading)
+    const verdict = tell.verdict(error)
+    if (error.fate === "Answered" && verdict !== "ConnectionLost") return tell.refused(lease, error)
+    if (error.fate === "Unanswered" && verdict === "Timeout") {
+      return tell.timedOut(lease, error.cause, "RolledBack")
+    }
+    return elsewhere(lease, reading, trouble, error.cause)
+  }
+
+  /** Where its session does not say so, the transaction does: its COMMIT must have nothing to commit. */
+  const beginOf = (sql: string): string =>
+    options.cannotWrite() || sql.includes(" READ ONLY") ? sql : `${sql} READ ONLY`
 
   /** Nothing has been done yet: it begins again elsewhere. */
   const beginOn = (
@@ -366,7 +468,7 @@ export const make = (options: {
               onLeft: (error) => {
                 if (error.fate !== "Answered") lease.session.destroy()
                 return Effect.zipRight(
-                  restore(afterFailure(lease, error, reading, trouble)),
+                  restore(beginFailed(lease, error, reading, trouble)),
                   beginOn(reading, sql, restore, trouble)
                 )
               }
@@ -390,7 +492,7 @@ export const make = (options: {
       ),
     begin: (reading, owner, sql, restore) =>
       Effect.map(
-        beginOn(reading, sql, restore, noTrouble()),
+        beginOn(reading, beginOf(sql), restore, noTrouble()),
         (lease) =>
           new ReadTransaction(
             lease,

@@ -21,6 +21,8 @@ export class Samples {
   private epoch = -1
 
   add(sample: Sample, epoch: number): void {
+    // The answer of a writer that was replaced while it was asked.
+    if (epoch < this.epoch) return
     if (epoch !== this.epoch) {
       this.samples = []
       this.epoch = epoch
