@@ -58,7 +58,7 @@ const oneRun = (
   cluster: PostgresCluster.PostgresCluster,
   ledger: Ledger.Ledger,
   events: ReadonlyArray<FailoverEvent>,
-  { alone, observe }: Options
+  { observe, synchronous }: Options
 ) =>
   Effect.gen(function* () {
     const observer = observe ? Option.some(yield* Observer.make(cluster)) : Option.none()
@@ -68,7 +68,7 @@ const oneRun = (
     )
     // The old primary has been gone for a while: whatever is acknowledged from here on, the new one did.
     const nextAck = yield* ledger.nextAck
-    const { acceptsWritesAt } = yield* cluster.promote(undefined, { alone })
+    const { acceptsWritesAt } = yield* cluster.promote(undefined, { alone: !synchronous })
     const ack = yield* nextAck.pipe(
       Effect.timeoutFail({
         duration: PATIENCE,
@@ -154,7 +154,7 @@ const measured = (cluster: PostgresCluster.PostgresCluster, options: Options) =>
     const verdict = yield* Ledger.verify(cluster, ledger.told)
 
     yield* Console.log(
-      `${options.flavor}, push ${options.push}: ${options.runs} times SIGKILL to the primary under ${WRITERS} writers; milliseconds since the new writer accepts writes${options.alone ? ", whose commits wait for no standby at first" : ""}`
+      `${options.flavor}, push ${options.push}: ${options.runs} times SIGKILL to the primary under ${WRITERS} writers; milliseconds since the new writer accepts writes${options.synchronous ? ", whose commits wait for a standby from the first one on" : ""}`
     )
     yield* show(runs)
     yield* Report.table(

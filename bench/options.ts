@@ -6,7 +6,7 @@ import type { Push } from "../src/Topology.js"
 export class UsageError extends Data.TaggedError("UsageError")<{ readonly message: string }> {}
 
 export const usage = `npm run bench -- [statements] [--rounds 7] [--seconds 1] [--json]
-npm run bench -- failover [--runs 10] [--flavor streaming|aurora] [--push search|always|never] [--alone] [--observe] [--json]
+npm run bench -- failover [--runs 10] [--flavor streaming|aurora] [--push search|always|never] [--synchronous] [--observe] [--json]
 npm run bench -- heap [--statements 200000] [--failovers 20] [--json]
 npm run bench -- arango [--rounds 7] [--seconds 1] [--json]
 npm run bench -- readers [--rounds 7] [--seconds 1] [--json]`
@@ -19,8 +19,8 @@ export interface Options {
   readonly runs: number
   readonly flavor: "streaming" | "aurora"
   readonly push: Push
-  /** Whether commits on the new writer wait for no standby until one follows. */
-  readonly alone: boolean
+  /** Whether commits on the new writer wait for a standby from the first one on. */
+  readonly synchronous: boolean
   /** Whether independent sessions find out when the new writer takes writes; they cost CPU. */
   readonly observe: boolean
   readonly statements: number
@@ -52,7 +52,7 @@ export const parse = (args: ReadonlyArray<string>): Effect.Effect<Options, Usage
           runs: { type: "string", default: "10" },
           flavor: { type: "string", default: "streaming" },
           push: { type: "string", default: "search" },
-          alone: { type: "boolean", default: false },
+          synchronous: { type: "boolean", default: false },
           observe: { type: "boolean", default: false },
           statements: { type: "string", default: "200000" },
           failovers: { type: "string", default: "20" }
@@ -67,7 +67,7 @@ export const parse = (args: ReadonlyArray<string>): Effect.Effect<Options, Usage
         runs: positive("runs", values.runs),
         flavor: oneOf("--flavor", values.flavor, ["streaming", "aurora"] as const),
         push: oneOf("--push", values.push, ["search", "always", "never"] as const),
-        alone: values.alone,
+        synchronous: values.synchronous,
         observe: values.observe,
         statements: positive("statements", values.statements),
         failovers: positive("failovers", values.failovers)
