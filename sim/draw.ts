@@ -16,9 +16,9 @@ const MINUTE = 60_000
 /** Longer than the longest `failoverTimeout` and `refreshRate`: whatever was under way has ended. */
 const CALM_AT_THE_END = 12 * MINUTE
 
-const SHARE_OF_READERS = 0.2
+const SHARE_OF_READERS = 0.05
 
-const optionsOf = (dice: Dice, flavor: Flavor): ClientOptions => {
+const optionsOf = (dice: Dice, readers: Dice, flavor: Flavor): ClientOptions => {
   const maxConnections = dice.pick([1, 2, 3, 5, 10])
   return {
     // By default 30 s, which in hours of calm is most of what happens.
@@ -35,7 +35,7 @@ const optionsOf = (dice: Dice, flavor: Flavor): ClientOptions => {
     maxConnections,
     minConnections: dice.chance(0.3) ? dice.whole(0, maxConnections) : 0,
     push: dice.chance(0.02) ? "always" : dice.pick(["search", "search", "never"]),
-    heartbeat: dice.pick([1000, 5000, 60_000]),
+    heartbeat: readers.pick([1000, 10_000, 60_000, 60_000]),
     resolution: dice.pick([
       "none",
       "ledger",
@@ -105,7 +105,7 @@ const readerWork = (
     ]),
     reading: {
       mode: dice.pick(["reader-or-writer", "reader-or-writer", "strict-reader"]),
-      ...(dice.chance(0.4) ? { maxStaleness: dice.magnitude(50, 5000) } : {})
+      ...(dice.chance(0.2) ? { maxStaleness: dice.magnitude(300, 10_000) } : {})
     }
   }))
 }
@@ -291,9 +291,9 @@ export const draw = (seed: number): Scenario => {
     faults.push(...drawn.faults)
     now = Math.max(now, ...drawn.faults.map(endOf), ...drawn.work.map((_) => _.at))
   }
-  const options = optionsOf(dice, flavor)
-  // Readers are asked how they are all the time: a share of the seeds pays for that.
   const readers = new Dice(seed, "readers")
+  const options = optionsOf(dice, readers, flavor)
+  // Readers are asked how they are all the time: a share of the seeds pays for that.
   if (readers.chance(SHARE_OF_READERS)) {
     work.push(...readerWork(readers, { at: MINUTE / 2, end: now }, clients))
     for (const fault of faults) {

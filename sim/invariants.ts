@@ -31,6 +31,7 @@ export const invariants = [
   "own writes are seen",
   "staleness is bounded",
   "a transaction has one host",
+  "strict readers are readers",
   "one monitor",
   "nothing leaks",
   "virtual time goes on"
@@ -535,6 +536,9 @@ export class Watch {
     const { reading } = work
     if (reading === undefined) return
     const { isUnanswered, times } = this.sendsOf(mark)
+    if (text.startsWith("WriteOnReader")) this.seen("a write on a reader was refused")
+    // Nobody refuses a read; what a server says of its role is not the caller's affair.
+    if (text.startsWith("SqlError")) this.violate("typed errors", `${label}: ${text}`)
     if (text === "success" && times > 1 && isUnanswered) this.seen("a read that was run again")
     if (text.startsWith("FailoverSuccess") && times < MOST_SENDS && work.kind !== "reader stream") {
       this.violate("reads have a host", `${label}: ${text}, and it was sent ${times} times`)
@@ -559,6 +563,7 @@ export class Watch {
   /** Once all is over: a session that carried work was seen to be on a writer before. */
   readonly checkServerLog = (): void => {
     const wereWriters = new Set<string>()
+    const sessions = new Map<string, Set<string>>()
     const areReaders = new Set<string>()
     for (const { host, isInternal, outcome, role, session, sql } of this.serverLog) {
       const key = `${host}/${session}`
@@ -569,7 +574,10 @@ export class Watch {
         }
         continue
       }
-      if (role === "writer") wereWriters.add(key)
+      const open = sessions.get(host) ?? new Set()
+      sessions.set(host, open.add(key))
+      // One that was opened before its host was promoted is known by the life of its server.
+      if (role === "writer") for (const one of open) wereWriters.add(one)
       else if (!isInternal && outcome !== "Dropped" && isWork(sql) && !wereWriters.has(key)) {
         this.violate(
           "no statement on an unchecked session",

@@ -293,7 +293,7 @@ export const make = (options: {
             const end = watch.elapsed()
             watch.told(work, label, deed.marks ?? deed.ids, signal)
             if (signal.claim === "Done") watch.acknowledge(deed.ids)
-            const [mark] = deed.marks ?? []
+            const [mark] = deed.marks ?? deed.never
             if (mark !== undefined) watch.toldOfRead(work, label, mark, start, signal.text)
             if (Exit.isSuccess(exit)) saw(work, label, start, exit.value)
             const limit = patience(work, clientOptions)
@@ -330,6 +330,17 @@ export const make = (options: {
     }
     if (new Set(seen.map((_) => _.host)).size > 1) {
       watch.violate("a transaction has one host", `${label}: ${seen.map((_) => _.host).join()}`)
+    }
+    const isOnWriter = seen.some((_) => _.role === "writer")
+    if (
+      isOnWriter &&
+      // Where readers cannot tell what they have, own writes are looked for on the writer.
+      work.kind !== "own writes" &&
+      work.reading.mode === "strict-reader" &&
+      watch.scenario.hosts > 1 &&
+      watch.isCalm(start - watch.settling, watch.elapsed())
+    ) {
+      watch.violate("strict readers are readers", `${label} was read from the writer`)
     }
     const { maxStaleness } = work.reading
     const [first] = seen

@@ -118,33 +118,6 @@ export const mutations: ReadonlyArray<Mutation> = [
     replace: `void this.lease`
   },
   {
-    name: "a caller who leaves keeps the connection that was handed over to him",
-    file: "src/HostPool.ts",
-    find: `if (!waiters.delete(waiter) && taken !== undefined) give(taken)`,
-    replace: `if (waiters.delete(waiter)) return`
-  },
-  {
-    name: "a statement that its caller left keeps its connection",
-    file: "src/internal/runner.ts",
-    find: `        cancel()
-        pool.give(session)`,
-    replace: `        cancel()`
-  },
-  {
-    name: "a connection that was opened for a pool that was cut is kept",
-    file: "src/HostPool.ts",
-    find: `if (!cutOff) return Effect.succeed(adopt(session, variance))`,
-    replace: `if (!cutOff || cutOff) return Effect.succeed(adopt(session, variance))`
-  },
-  {
-    name: "an opening to a hung host cannot be interrupted",
-    file: "src/HostPool.ts",
-    find: `fork(
-        Effect.interruptible(`,
-    replace: `fork(
-        Effect.uninterruptible(`
-  },
-  {
     name: "a failover has no deadline",
     file: "src/internal/flight.ts",
     find: `          Effect.timeoutTo({
@@ -183,5 +156,23 @@ export const mutations: ReadonlyArray<Mutation> = [
                     leases.move(pool.epoch, cause)`,
     replace: `                    leases.again(trouble, pool.host, cause),
                     Effect.void`
+  },
+  {
+    name: "readers: a bound of staleness is not kept",
+    file: "src/internal/readers/fleet.ts",
+    find: `return now - maxStaleness`,
+    replace: `return now - Math.max(maxStaleness, 1e9)`
+  },
+  {
+    name: "readers: positions are not waited for",
+    file: "src/internal/readers/make.ts",
+    find: `if (reached === positions.length) return true`,
+    replace: `if (reached >= 0) return true`
+  },
+  {
+    name: "readers: roles are not asked for: whoever answers is a reader",
+    file: "src/internal/readers/fleet.ts",
+    find: `member.answered(takesWrites ? "writer" : "reader", roundTrip)`,
+    replace: `member.answered("reader", roundTrip)`
   }
 ]

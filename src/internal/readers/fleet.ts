@@ -71,6 +71,9 @@ const REJECTED_MILLIS = 250
 const LOOKS = 4
 const SHORTEST_HEARTBEAT_MILLIS = 10
 
+/** ... for so long after it was asked for. Who asks for it more seldom is served by the writer at first. */
+const TIGHT_MILLIS = 10_000
+
 /** Nobody has read for so long: hosts are asked more seldom. */
 const IDLE_MILLIS = 60_000
 const IDLE_HEARTBEAT_MILLIS = 10_000
@@ -133,7 +136,7 @@ export const make = (options: {
 
     const heartbeat = (): Duration.Duration => {
       const now = clock.unsafeCurrentTimeMillis()
-      if (now - tightestAt > IDLE_MILLIS) tightest = Infinity
+      if (now - tightestAt > TIGHT_MILLIS) tightest = Infinity
       const wanted = Math.max(
         SHORTEST_HEARTBEAT_MILLIS,
         Math.min(Duration.toMillis(settings.heartbeat), tightest / LOOKS)

@@ -140,10 +140,18 @@ export const positionOf = (options: {
     if (freshness === undefined) return Effect.succeed(Either.right(undefined))
     return Effect.matchEffect(freshness.position(query(lease.session)), {
       onSuccess: (position) => Effect.succeed(Either.right(position)),
-      onFailure: (error) =>
-        error.fate === "Answered" && tell.verdict(error) !== "ConnectionLost"
-          ? Effect.fail(answered(error.cause))
-          : Effect.as(tell.move(lease, error.cause, "NotExecuted"), Either.left("Moved" as const))
+      onFailure: (error) => {
+        const moved = Effect.as(
+          tell.move(lease, error.cause, "NotExecuted"),
+          Either.left("Moved" as const)
+        )
+        if (error.fate !== "Answered" || tell.verdict(error) === "ConnectionLost") return moved
+        // A writer that was demoted refuses: it has no position of its own any more.
+        return Effect.flatMap(
+          Effect.orElseSucceed(dialect().isWriter(query(lease.session)), () => false),
+          (isWriter) => (isWriter ? Effect.fail(answered(error.cause)) : moved)
+        )
+      }
     })
   }
   const ask: Effect.Effect<Position, SqlError> = Effect.flatMap(
