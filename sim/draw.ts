@@ -16,7 +16,7 @@ const MINUTE = 60_000
 /** Longer than the longest `failoverTimeout` and `refreshRate`: whatever was under way has ended. */
 const CALM_AT_THE_END = 12 * MINUTE
 
-const SHARE_OF_READERS = 0.05
+const SHARE_OF_READERS = 0.03
 
 const optionsOf = (dice: Dice, readers: Dice, flavor: Flavor): ClientOptions => {
   const maxConnections = dice.pick([1, 2, 3, 5, 10])
@@ -79,6 +79,27 @@ const workAt = (dice: Dice, at: number, clients: number): Work => {
     ...(leaves === undefined ? {} : { leaves })
   }
 }
+
+/** Each reads what was written so long before that the bound says it must be there, and a reader that lags lacks it. */
+const boundedReads = (
+  dice: Dice,
+  { at, by, lasts }: { readonly at: number; readonly by: number; readonly lasts: number },
+  clients: number
+): ReadonlyArray<Work> =>
+  Array.from({ length: 4 }).flatMap(() => {
+    const maxStaleness = Math.max(20, Math.round(by / 3))
+    const written = Math.round(at + dice.between(0, lasts))
+    const work = { client: dice.whole(0, clients - 1), writes: 1, think: 0 }
+    return [
+      { ...work, at: written, kind: "write" as const },
+      {
+        ...work,
+        at: Math.round(written + maxStaleness * dice.between(1.2, 2)),
+        kind: "reader statement" as const,
+        reading: { mode: "reader-or-writer" as const, maxStaleness }
+      }
+    ]
+  })
 
 /** Work for readers, close to a fault and while it lasts. */
 const readerWork = (
@@ -294,15 +315,17 @@ export const draw = (seed: number): Scenario => {
   const readers = new Dice(seed, "readers")
   const options = optionsOf(dice, readers, flavor)
   // Readers are asked how they are all the time: a share of the seeds pays for that.
-  if (readers.chance(SHARE_OF_READERS)) {
+  const isRead = readers.chance(SHARE_OF_READERS)
+  if (isRead) {
     work.push(...readerWork(readers, { at: MINUTE / 2, end: now }, clients))
     for (const fault of faults) {
       work.push(...readerWork(readers, { at: fault.at, end: endOf(fault) }, clients))
+      if (fault.kind === "lag") work.push(...boundedReads(readers, fault, clients))
     }
   }
   // Waits that are parked in calm are most of what happens in an hour.
-  const least = options.push === "always" ? 0 : 60 * MINUTE
-  const healedAt = Math.round(Math.max(now + 1000, least))
+  const least = isRead || options.push === "always" ? 0 : 60 * MINUTE
+  const healedAt = Math.round(Math.max(Math.max(now, ...work.map((_) => _.at)) + 1000, least))
   return {
     seed,
     flavor,

@@ -138,6 +138,15 @@ const sqlStateOf = (error: Connector.SessionError): unknown =>
 const describe = (error: Connector.SessionError): string =>
   `${error.fate} (${error.cause instanceof Error ? error.cause.message : String(error.cause)})`
 
+/** They leave an old writer that does not know of its successor. */
+const TWO_WRITERS: ReadonlySet<string> = new Set([
+  "usurped",
+  "isolated",
+  "returned",
+  "freeze",
+  "partition"
+])
+
 export class Watch {
   readonly tally: Tally = noTally()
   readonly violations: Array<Violation> = []
@@ -502,10 +511,17 @@ export class Watch {
     for (const id of ids) this.acknowledged.set(id, this.elapsed())
   }
 
+  /** Then nobody can tell how far behind a reader is: it may follow either. */
+  private wereTwoWriters(since: number): boolean {
+    return this.disturbances.some(
+      ({ kind, to }) => TWO_WRITERS.has(kind) && (to === undefined || to + this.echo >= since)
+    )
+  }
+
   /** What was acknowledged until then must be among what a read saw. */
   readonly checkBound = (label: string, seen: ReadonlySet<number>, until: number): void => {
     for (const [id, at] of this.acknowledged) {
-      if (at > until || seen.has(id)) continue
+      if (at > until || seen.has(id) || this.wereTwoWriters(at)) continue
       this.violate(
         "staleness is bounded",
         `${label} did not see ${id}, which was acknowledged ${this.elapsed() - at} ms ago`

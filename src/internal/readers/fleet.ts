@@ -232,7 +232,11 @@ export const make = (options: {
         const connected = Effect.uninterruptibleMask((restore) =>
           Effect.map(restore(options.connect(member.host)), (session) => {
             line = session
-            session.onClose(() => member.wake())
+            session.onClose(() => {
+              // What was started anew may show less than before.
+              member.freshAsOf = -Infinity
+              member.wake()
+            })
             return session
           })
         )
