@@ -3,7 +3,7 @@ import type { SqlClient } from "@effect/sql"
 import type { PgClient } from "@effect/sql-pg"
 import { Config, ConfigProvider, Context, Duration, Effect, Either, Layer, Redacted } from "effect"
 import type { ConfigError } from "effect"
-import type { Readers} from "effect-failover";
+import type { Readers } from "effect-failover"
 import { ClusterEndpoint, Errors, Failover, Host, Topology } from "effect-failover"
 import * as Pg from "effect-failover/layers/Pg"
 import { check } from "../../src/layers/internal/pgOptions.js"
